@@ -1,0 +1,52 @@
+# The few words of this project. `make help` lists them.
+# Every word sets up what it needs from requirements.lock; there is no separate installation step.
+
+VENV   := .venv
+RUN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# One thread per process unless the user says otherwise: two busy torch pools on two cores wait for each other.
+export TOKENIZERS_PARALLELISM := false
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow bench format check lock clean
+
+help: ## list these words
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## create .venv and install the pinned packages
+
+$(STAMP): requirements.lock pyproject.toml tools/find_python.sh
+	@python=$$(sh tools/find_python.sh) || exit 1; \
+	if ! $(RUN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then \
+		echo "setup: creating $(VENV) with $$python"; rm -rf $(VENV); "$$python" -m venv $(VENV); fi
+	@echo "setup: installing the pinned packages (about 2.5 GB the first time)"
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.lock)"
+	@$(RUN)/uv pip install --quiet --python $(RUN)/python --no-deps -r requirements.lock \
+		|| $(RUN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
+	@$(RUN)/uv pip install --quiet --python $(RUN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## steer a real language model in a bandit and write a report (about 5 minutes)
+	@$(RUN)/steer-agents experiment run east-lockin --quick
+
+test: $(STAMP) ## run the tests
+	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP) ## run the long tests as well
+	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2
+
+bench: $(STAMP) ## print speed ratios, also against other libraries
+	@$(RUN)/python -m bench.run
+
+format: $(STAMP) ## format the code
+	@$(RUN)/ruff check --fix --quiet . ; $(RUN)/ruff format --quiet .
+
+check: $(STAMP) ## lint and check types
+	@$(RUN)/ruff check . && $(RUN)/ruff format --check . && $(RUN)/mypy
+
+lock: $(STAMP) ## resolve requirements.in into requirements.lock again
+	@sh tools/lock.sh $(RUN)
+
+clean: ## remove the virtual environment
+	@rm -rf $(VENV)

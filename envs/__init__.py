@@ -1,0 +1,1 @@
+"""Environments, registered with gymnasium on import. See README.md of this folder."""

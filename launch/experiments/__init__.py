@@ -1,0 +1,1 @@
+"""One file per experiment; each regenerates one table of the README."""

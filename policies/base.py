@@ -1,0 +1,219 @@
+"""The contract between a policy and everything that steers or runs it.
+
+A policy turns a batch of observations into a batch of actions. It can be entered from outside in four places
+(`docs/architecture.md`): its modules (activation steering), its decision (temperature, masks), its initial noise and its
+sampling path. `Policy.entrances` says which of them it has. Nothing here knows a family of models, an environment or a
+steering method, and importing this module imports numpy only.
+
+Axes: B rows of the batch (one row = one running episode), N tokens, D hidden size, A action size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from policies.errors import BadInput, NonFinite, nearest
+
+if TYPE_CHECKING:  # torch stays optional for policies that have no network
+    import torch
+
+ENTRANCES = ("modules", "decision", "noise", "path")
+
+Observation = Mapping[str, Any]
+"""Named arrays or tuples of strings, each with a leading batch axis of length B."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The weight that can absorb an edit at a site, for baking.
+
+    Args:
+        path: module path inside the block, e.g. "mlp.down_proj".
+        side: "output" if the site is that module's output (a constant becomes its bias), "input" if it is its input.
+        block_offset: 0 for a weight of the same block, 1 for one of the next block.
+        exact: True if the site *is* that side of that module, so that any affine edit can be folded into its weights;
+            False if the module's output is only added into the site (a residual stream): then only constants can.
+    """
+
+    path: str
+    side: str = "output"
+    block_offset: int = 0
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one site kind lives inside a block: a module path ("" is the block itself) and which side of it to hook."""
+
+    path: str
+    side: str = "output"
+    home: Home | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One tower of equal blocks inside a model.
+
+    Args:
+        blocks: dotted path of the container of the blocks, from the model that is steered.
+        places: site kind -> `Place`.
+        stride: consecutive children of the container that make up one block (2 for Linear, activation, Linear, ...).
+        tokens: False where activations are (B, D) without a token axis.
+        heads: dotted config attribute that holds the number of attention heads; None where there are none.
+        final_norm, unembedding: module paths that turn a block output into logits; None where there are none.
+    """
+
+    blocks: str
+    places: Mapping[str, Place]
+    stride: int = 1
+    tokens: bool = True
+    heads: str | None = None
+    final_norm: str | None = None
+    unembedding: str | None = None
+
+
+@dataclass(frozen=True)
+class SiteMap:
+    """The sites of one architecture, as data: one file in `policies/site_maps/` each.
+
+    Args:
+        name: the architecture's name, e.g. "llama".
+        model_types: values of `model.config.model_type` (Hugging Face) that it describes.
+        classes: class names that it describes, for models without a config.
+        stacks: stack name ("language", "vision", "expert", "policy") -> `Stack`; the first one is the default.
+    """
+
+    name: str
+    stacks: Mapping[str, Stack]
+    model_types: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @property
+    def default_stack(self) -> str:
+        return next(iter(self.stacks))
+
+
+@dataclass
+class Context:
+    """What is known about the forward pass that is about to run. The policy writes it, gates and token scopes read it.
+
+    A policy fills in what it knows; what stays None is inferred from the call itself (`steer_agents.tokens`).
+
+    Args:
+        env_step: (B,) int64, environment steps since each row's reset.
+        observation: the batch that was passed to `Policy.act`, unchanged.
+        act_calls: number of `act` calls since the policy was made; a cache key for gates that look at the observation.
+        phase: "prefill" while a prompt is encoded, "decode" while tokens are generated, None to infer it.
+        token_classes: class name ("image", "state", ...) -> (B, N) bool, for the tokens of this call.
+    """
+
+    env_step: np.ndarray | None = None
+    observation: Observation | None = None
+    act_calls: int = 0
+    phase: str | None = None
+    token_classes: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One batch of actions and what the policy can say about how it chose them.
+
+    Args:
+        action: (B,) or (B, A), in the environment's action space.
+        measures: name -> (B,) or (B, k) array, recorded per step (e.g. `entropy_bits`, `action_mass`).
+    """
+
+    action: np.ndarray
+    measures: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Policy(ABC):
+    """A policy acting in B episodes at once.
+
+    `reset` starts B episodes, `act` gives one action per row. Subclasses write `_reset` and `_act`. A policy with a
+    network also sets `module` (the torch module whose call the sites are resolved against) and `site_map`.
+    """
+
+    name: str = "policy"
+    entrances: frozenset[str] = frozenset()
+    module: torch.nn.Module | None = None
+    site_map: SiteMap | None = None
+
+    def __init__(self) -> None:
+        self.context = Context()
+        self._batch_size: int | None = None
+
+    def reset(self, seeds: Sequence[int], infos: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """Start one episode per seed.
+
+        Args:
+            seeds: one per row; all the policy's own randomness of that row comes from it, so equal seeds give common
+                random numbers over conditions.
+            infos: what the environment's `reset` said about each row (labels of the actions, the task's instruction).
+        """
+        infos = [{} for _ in seeds] if infos is None else list(infos)
+        if len(infos) != len(seeds):
+            raise BadInput(f"reset: got {len(infos)} infos for {len(seeds)} seeds; pass one info per seed.")
+        self._batch_size = len(seeds)
+        self.context.env_step = np.zeros(len(seeds), dtype=np.int64)
+        self._reset([int(seed) for seed in seeds], infos)
+
+    def act(self, observation: Observation, active: np.ndarray | None = None) -> Decision:
+        """Choose one action per row.
+
+        Args:
+            observation: named arrays (or tuples of strings) with leading axis B.
+            active: (B,) bool; rows whose episode has ended keep their place in the batch, but their action is ignored.
+        Raises:
+            NonFinite: an active row's action is NaN or infinite.
+            BadInput: `reset` was not called, or the batch size changed since.
+        """
+        if self._batch_size is None:
+            raise BadInput(f"{self.name}: act was called before reset; call policy.reset(seeds) first.")
+        self.context.observation = observation
+        self.context.act_calls += 1
+        active = np.ones(self._batch_size, dtype=bool) if active is None else np.asarray(active, dtype=bool)
+        decision = self._act(observation, active)
+        action = np.asarray(decision.action)
+        if len(action) != self._batch_size:
+            raise BadInput(f"{self.name}: expected {self._batch_size} actions, one per row, got {len(action)}.")
+        finite = np.isfinite(action).reshape(len(action), -1).all(1)
+        if not finite[active].all():
+            rows = np.flatnonzero(~finite & active).tolist()
+            raise NonFinite(
+                f"{self.name}: non-finite action in batch rows {rows}: {action[rows].tolist()}. "
+                "Lower the steering strength, or check the policy's inputs for NaN."
+            )
+        assert self.context.env_step is not None
+        self.context.env_step = self.context.env_step + active
+        return decision
+
+    @abstractmethod
+    def _reset(self, seeds: list[int], infos: Sequence[Mapping[str, Any]]) -> None: ...
+
+    @abstractmethod
+    def _act(self, observation: Observation, active: np.ndarray) -> Decision: ...
+
+    def describe(self) -> dict[str, Any]:
+        """A JSON-able description that fixes the policy's behaviour: written beside every result."""
+        return {"name": self.name}
+
+    def set_decision(self, **settings: Any) -> dict[str, Any]:
+        """Change how the choice is drawn (entrance "decision"); returns the previous values of the same settings.
+
+        Raises:
+            BadInput: the policy has no such setting.
+        """
+        raise BadInput(
+            f"{self.name} has no decision settings, got {sorted(settings)}{nearest('', [])}. "
+            "Use a policy whose `entrances` contain 'decision'."
+        )
+
+    def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
+        """Turn raw inputs (prompts, observations) into keyword batches for `module`, for capturing activations."""
+        raise BadInput(f"{self.name} cannot encode raw inputs; pass batches of module inputs instead.")

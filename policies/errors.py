@@ -1,0 +1,78 @@
+"""Every error of the project, in one tree.
+
+Each class is also the builtin that a caller would expect to catch (`UnknownSite` is a `LookupError`), and each message
+says what was asked, what was got, what is allowed and what to do next. `nearest` builds the "did you mean" part.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: object, allowed: Iterable[object]) -> str:
+    """Return "; did you mean 'x'? Allowed: a, b, c" for an unknown `name`, nearest spelling first."""
+    options = [str(option) for option in allowed]
+    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Allowed: {', '.join(options) or '(none)'}"
+
+
+class SteerError(Exception):
+    """Root of everything that this project raises on purpose."""
+
+
+class BadInput(SteerError, ValueError):
+    """An argument has a value that is not allowed."""
+
+
+class UnknownName(SteerError, LookupError):
+    """A registered thing (policy, experiment, method, agent) was asked for by a name that does not exist."""
+
+
+class UnknownSite(UnknownName):
+    """A site kind, stack or layer that this model does not have."""
+
+
+class UnknownArchitecture(UnknownName):
+    """No site map describes this model."""
+
+
+class SiteNeverFired(SteerError, RuntimeError):
+    """A hook was attached but its module was not called: steering would have been a silent no-op."""
+
+
+class WrongWidth(SteerError, ValueError):
+    """A direction's width differs from the activation's width at its site."""
+
+
+class WrongModel(SteerError, ValueError):
+    """A direction was made for another model than the one it is applied to."""
+
+
+class NonFinite(SteerError, ArithmeticError):
+    """A NaN or infinity where a number is needed (a direction, an activation, an action)."""
+
+
+class BadArtifact(SteerError, ValueError):
+    """A file that is truncated, tampered with, of an unknown schema, or not an artifact at all."""
+
+
+class NotBakeable(SteerError, TypeError):
+    """This steering cannot be folded into weights; the message says why."""
+
+
+class MissingEntrance(SteerError, TypeError):
+    """A steering part needs an entrance (modules, decision, noise, path) that the policy lacks."""
+
+
+class MissingExtra(SteerError, ImportError):
+    """An optional dependency is needed; the message names the command that installs it."""
+
+
+class RunMismatch(SteerError, ValueError):
+    """A run folder holds another run (other policy, seed, steering) than the one asked to resume."""
+
+
+class EngineMismatch(SteerError, AssertionError):
+    """A self-check of the engine failed (doctor, bake report): the numbers it would give are not to be trusted."""

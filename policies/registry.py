@@ -1,0 +1,50 @@
+"""Policies by name: `load("llm:smollm2-135m")`.
+
+A name is `family` or `family:argument`. The table holds "module:function" strings that are imported only when asked for;
+other packages add theirs through the entry-point group `steer_agents.policies`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
+
+from policies.base import Policy
+from policies.errors import BadInput, UnknownName, nearest
+
+FAMILIES: dict[str, str] = {
+    "llm": "policies.llm_agent:load",
+    "mlp": "policies.mlp:load",
+    "bandit": "policies.bandit_agents:load",
+}
+
+
+def families() -> dict[str, str]:
+    """Family name -> "module:function", the built-in ones and those of installed plug-ins."""
+    table = dict(FAMILIES)
+    for point in entry_points(group="steer_agents.policies"):
+        if table.get(point.name, point.value) != point.value:
+            raise BadInput(f"policy family {point.name!r} is registered twice: {table[point.name]} and {point.value}.")
+        table[point.name] = point.value
+    return table
+
+
+def load(name: str, **options: Any) -> Policy:
+    """Build the policy called `name`, e.g. "llm:smollm2-135m", "llm:Qwen/Qwen2.5-1.5B-Instruct", "bandit:ucb1".
+
+    Args:
+        name: `family:argument`.
+        options: passed to the family's own loader.
+    Raises:
+        UnknownName: no such family; the message lists those that exist.
+        ImportError: the family's plug-in does not import (never hidden).
+    """
+    family, _, argument = name.partition(":")
+    table = families()
+    if family not in table:
+        raise UnknownName(f"policy family {family!r} (of {name!r}) is unknown{nearest(family, table)}")
+    module_name, _, function = table[family].partition(":")
+    loader: Callable[..., Policy] = getattr(importlib.import_module(module_name), function)
+    return loader(argument, **options)

@@ -1,0 +1,1 @@
+"""Run-time steering of pretrained policies."""
