@@ -110,6 +110,8 @@ class Context:
         act_calls: number of `act` calls since the policy was made; a cache key for gates that look at the observation.
         phase: "prefill" while a prompt is encoded, "decode" while tokens are generated, None to infer it.
         token_classes: class name ("image", "state", ...) -> (B, N) bool, for the tokens of this call.
+        repeats: rows of the forward pass per row of the batch: M while M completions of each row are sampled (rows
+            interleaved: the M copies of row 0 first), else 1. Per-row strengths and gates are repeated accordingly.
     """
 
     env_step: np.ndarray | None = None
@@ -117,6 +119,7 @@ class Context:
     act_calls: int = 0
     phase: str | None = None
     token_classes: dict[str, torch.Tensor] = field(default_factory=dict)
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,46 @@
-"""Run-time steering of pretrained policies."""
+"""Run-time steering of pretrained policies: sites, directions, interventions, gates, strengths; and the loop that measures them.
+
+    with sa.steer(policy, sa.Add(direction, strength=0.2)):
+        steered = sa.rollout(env, policy, episodes=50, seed=0)
+
+Names are imported on first use, so that `import steer_agents` is fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS: dict[str, tuple[str, ...]] = {
+    "steer_agents.sites": ("Site", "steerable"),
+    "steer_agents.tokens": ("TokenScope", "after", "at", "index", "span", "token_class"),
+    "steer_agents.direction": ("Direction",),
+    "steer_agents.finding": ("find",),
+    "steer_agents.interventions": (
+        "Add", "NormKeptAdd", "Ablate", "Rotate", "Clamp", "Cap", "SetNeurons", "Affine", "LogitMix", "plane",
+    ),
+    "steer_agents.decisions": ("Temperature",),
+    "steer_agents.gates": ("Always", "Tokens", "Probe", "Observed", "Window", "Ramp", "Decay"),
+    "steer_agents.strength": ("Strength", "kl_budget", "measure_sensitivity"),
+    "steer_agents.calibrate": ("within_kl_budget",),
+    "steer_agents.steerer": ("Steerer", "steer"),
+    "steer_agents.baking": ("bake",),
+    "steer_agents.capture": ("moments", "rows"),
+    "steer_agents.doctor": ("examine",),
+    "steer_agents.rollout": ("Rollout", "rollout"),
+    "steer_agents.evaluation.compare": ("compare",),
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'steer_agents' has no attribute {name!r}; it has {', '.join(__all__)}.")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

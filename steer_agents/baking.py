@@ -1,0 +1,250 @@
+"""Baking: folding steering into weights, so that it costs nothing at run time; unbaking restores the saved originals bit for bit.
+
+Any affine edit f(h) = A h + b at a site that is a linear module's output or input can be folded exactly:
+
+    output:  W x + c     ->  A W x + (A c + b)          (a constant becomes a bias, an ablation a rank-1 edit of W)
+    input:   W x + c     ->  W A x + (W b + c)
+
+At a residual stream (`block_output`) only constants can be folded, into the bias of the module that writes last. What cannot be
+folded is refused with the reason: a gate or token scope (weights cannot know when), strengths per row, edits that are not affine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from policies.base import Home, SiteMap
+from policies.errors import BadInput, NotBakeable, WrongModel
+from steer_agents.fingerprint import differences, model_fingerprint, pin_fingerprint
+from steer_agents.interventions import Add, Intervention, LogitMix
+from steer_agents.sites import Location, Steerable, resolve, steerable, submodule
+from steer_agents.steerer import Edit, Steerer
+
+_CHUNK = 256
+Map = Callable[[torch.Tensor], torch.Tensor]
+
+
+class PlusBias(nn.Module):
+    """A module whose output gets a constant added: the home of a bias where the module itself has no place for one."""
+
+    def __init__(self, inner: nn.Module, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs) + self.bias
+
+
+@dataclass
+class _Saved:
+    """One module's originals."""
+
+    module: nn.Module
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def bake(target: Any, *parts: Intervention | Steerer, site_map: SiteMap | None = None) -> Baked:
+    """Fold steering into the weights of a model, in the order given.
+
+    Returns:
+        a handle: `unbake()` restores the model; it is also a context manager that does so on leaving.
+    Raises:
+        NotBakeable: a part cannot be folded; nothing was changed.
+        WrongModel: a direction was made for another model.
+    """
+    flat: list[Any] = [part for entry in parts for part in (entry.parts if isinstance(entry, Steerer) else (entry,))]
+    allow = any(isinstance(entry, Steerer) and entry.allow_other_model for entry in parts)
+    return Baked(steerable(target, site_map), flat, allow)
+
+
+class Baked:
+    """A model with steering in its weights."""
+
+    def __init__(self, target: Steerable, parts: list[Any], allow_other_model: bool = False) -> None:
+        self.target = target
+        self._saved: list[_Saved] = []
+        self._wrapped: list[tuple[nn.Module, str, nn.Module]] = []
+        self._fingerprint = model_fingerprint(target)
+        plan: list[tuple[Edit, Location, Home]] = []
+        for part in parts:
+            self._check(part)
+            direction = part.the_direction
+            lines = differences(direction.model, self._fingerprint) if direction is not None and direction.model else []
+            if lines and not allow_other_model:
+                raise WrongModel(f"bake: the direction ({direction.method}) was made for another model: " + "; ".join(lines))
+            strength = torch.as_tensor(part.the_strength.value, dtype=torch.float32)
+            for location in resolve(target, part.the_site):
+                known = part.keys()
+                if known is not None and location.key not in known:
+                    raise BadInput(f"bake: the direction has no vector at {location.key}; it covers {known}.")
+                plan.append((Edit(part, location, strength), location, self._home(part, location)))
+        try:
+            for edit, location, home in plan:
+                self._fold(edit, location, home)
+        except BaseException:
+            self.unbake()
+            raise
+        pin_fingerprint(target, self._fingerprint)
+
+    # ---- what can be folded
+
+    @staticmethod
+    def _check(part: Any) -> None:
+        def refuse(reason: str) -> None:
+            raise NotBakeable(f"{type(part).__name__} cannot be baked: {reason} Use steer(...), which hooks it at run time.")
+
+        if not isinstance(part, Intervention):
+            refuse("it steers the decision, not the network.")
+        if isinstance(part, LogitMix):
+            refuse("it reads several layers at once.")
+        if not part.is_affine:
+            refuse("it is not an affine function of the activation.")
+        if not part.gate.constant:
+            refuse("its gate opens and closes, and weights cannot know when.")
+        if part.the_site.scoped:
+            refuse("its site is limited to some tokens, phases or steps, and weights cannot know which.")
+        if torch.as_tensor(part.the_strength.value).dim():
+            refuse("it has one strength per row, and weights are shared by all rows.")
+
+    def _home(self, part: Intervention, location: Location) -> Home:
+        _, stack = self.target.stack(location.stack)
+        home = stack.places[location.kind].home
+        if home is None:
+            raise NotBakeable(f"{location.key} cannot be baked: its site map names no weight that writes there.")
+        if not home.exact and not isinstance(part, Add):
+            raise NotBakeable(
+                f"{type(part).__name__} at {location.key} cannot be baked: no single weight writes the residual stream, so only "
+                "constants (Add) can be folded there. Use 'mlp_output' and 'attention_output', or steer(...)."
+            )
+        return home
+
+    def _home_module(self, location: Location, home: Home) -> tuple[nn.Module, str, nn.Module]:
+        """(parent, attribute, module) of the weight that absorbs an edit."""
+        _, stack = self.target.stack(location.stack)
+        container = submodule(self.target.module, stack.blocks)
+        children = dict(container.named_children())
+        names = list(children)
+        first = (location.layer + home.block_offset) * stack.stride
+        if stack.stride > 1:
+            position = first + int(home.path)
+            if position >= len(names):
+                raise NotBakeable(f"{location.key} cannot be baked: no linear layer of this network reads it; use steer(...).")
+            return container, names[position], children[names[position]]
+        parent_path, _, attribute = home.path.rpartition(".")
+        parent = submodule(children[names[first]], parent_path)
+        return parent, attribute, submodule(parent, attribute)
+
+    # ---- folding
+
+    def _fold(self, edit: Edit, location: Location, home: Home) -> None:
+        parent, attribute, module = self._home_module(location, home)
+        gate = edit.part.gate.weight(None, None, None)  # type: ignore[arg-type]
+        s = edit.strength * edit.factor * gate
+
+        def f(h: torch.Tensor) -> torch.Tensor:
+            """The edit on (n, D) rows in float64."""
+            tensors = tuple(t.to(h.device, torch.float64) if t.is_floating_point() else t.to(h.device) for t in edit.tensors)
+            full = _on_columns(location, h, lambda part: edit.part.edit(part[None], tensors, s.to(h.device, torch.float64))[0])
+            return full
+
+        if not _is_linear(module):
+            zero = torch.zeros(1, _width(edit, location), dtype=torch.float64)
+            self._wrap(parent, attribute, module, f(zero)[0])
+            return
+        self._save(module)
+        weight, conv = module.weight, _is_conv1d(module)
+        W = (weight.detach().T if conv else weight.detach()).double()  # (out, in)
+        c = torch.zeros(W.shape[0], dtype=torch.float64, device=W.device) if module.bias is None else module.bias.detach().double()
+        if home.side == "output":
+            edit.check_width(location, W.shape[0])
+            b = f(torch.zeros(1, W.shape[0], dtype=torch.float64, device=W.device))[0]
+            new_W = f(W.T)
+            new_W = W if isinstance(edit.part, Add) else (new_W - b).T
+            new_c = f(c[None])[0]
+        else:
+            edit.check_width(location, W.shape[1])
+            b = f(torch.zeros(1, W.shape[1], dtype=torch.float64, device=W.device))[0]
+            new_W = W if isinstance(edit.part, Add) else _times_map(W, f, b)
+            new_c = W @ b + c
+        with torch.no_grad():
+            weight.copy_((new_W.T if conv else new_W).to(weight.dtype))
+            if module.bias is not None:
+                module.bias.copy_(new_c.to(module.bias.dtype))
+            elif bool((new_c != 0).any()):
+                module.bias = nn.Parameter(new_c.to(weight.dtype), requires_grad=False)
+
+    def _save(self, module: nn.Module) -> None:
+        if not any(saved.module is module for saved in self._saved):
+            bias = None if module.bias is None else module.bias.detach().clone()
+            self._saved.append(_Saved(module, module.weight.detach().clone(), bias))
+
+    def _wrap(self, parent: nn.Module, attribute: str, module: nn.Module, bias: torch.Tensor) -> None:
+        parameter = next(self.target.module.parameters())
+        setattr(parent, attribute, PlusBias(module, bias.to(parameter.device, parameter.dtype)))
+        self._wrapped.append((parent, attribute, module))
+
+    def unbake(self) -> None:
+        """Restore the model bit for bit; harmless if done already."""
+        while self._wrapped:
+            parent, attribute, module = self._wrapped.pop()
+            setattr(parent, attribute, module)
+        while self._saved:
+            saved = self._saved.pop()
+            with torch.no_grad():
+                saved.module.weight.copy_(saved.weight)
+                if saved.bias is None:
+                    saved.module.bias = None
+                else:
+                    saved.module.bias.copy_(saved.bias)
+        pin_fingerprint(self.target, self._fingerprint)
+
+    def __enter__(self) -> Baked:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.unbake()
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """GPT-2's Conv1D: a linear layer with its weight transposed."""
+    return type(module).__name__ == "Conv1D"
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or _is_conv1d(module)
+
+
+def _width(edit: Edit, location: Location) -> int:
+    if edit.part.the_direction is None:
+        raise NotBakeable(f"{type(edit.part).__name__} at {location.key} cannot be baked there; use steer(...).")
+    return int(edit.tensors[0].shape[-1])
+
+
+def _on_columns(location: Location, h: torch.Tensor, f: Map) -> torch.Tensor:
+    from steer_agents.sites import head_columns
+
+    columns = head_columns(location, h.shape[-1])
+    if columns is None:
+        return f(h)
+    edited = h.clone()
+    edited[:, columns.to(h.device)] = f(h[:, columns.to(h.device)])
+    return edited
+
+
+def _times_map(W: torch.Tensor, f: Map, b: torch.Tensor) -> torch.Tensor:
+    """W A for the affine map f(h) = A h + b: column j of A is f(e_j) - b. In chunks, so that A is never whole in memory."""
+    product = torch.empty_like(W)
+    for start in range(0, W.shape[1], _CHUNK):
+        stop = min(start + _CHUNK, W.shape[1])
+        units = torch.zeros(stop - start, W.shape[1], dtype=W.dtype, device=W.device)
+        units[torch.arange(stop - start), torch.arange(start, stop)] = 1
+        product[:, start:stop] = W @ (f(units) - b).T
+    return product

@@ -1,0 +1,223 @@
+"""Reading activations: one batched pass that stops at the deepest requested layer and computes no logits.
+
+`stream` feeds (B, D) rows to a consumer and keeps nothing; `Moments` is the consumer behind most methods: count, mean, mean
+norm and, where asked, covariance, merged batch by batch (Chan, Golub, LeVeque 1979). `rows` keeps the rows, for methods that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from policies.base import Context
+from policies.errors import BadInput, NonFinite, SiteNeverFired
+from steer_agents.sites import Location, Site, Steerable, head_columns, read, resolve
+from steer_agents.tokens import PassTracker
+
+Batch = Mapping[str, Any] | torch.Tensor
+"""Keyword arguments of the module, or its single positional argument."""
+
+
+class _Stop(Exception):
+    """Raised inside the deepest hook to leave the forward pass."""
+
+
+class Reader:
+    """Collects the activations of some locations during a forward pass and leaves it at the deepest one.
+
+    Use it as a context manager; `run(batch)` returns location key -> (B, N, D), in the model's dtype, not copied. With
+    `stop_early=False` the pass runs to its end, and `values` holds what a pass that somebody else started gave.
+    """
+
+    def __init__(self, target: Steerable, locations: list[Location], stop_early: bool = True) -> None:
+        if not locations:
+            raise BadInput("capture: no locations were asked for.")
+        self.target = target
+        self.locations = sorted(locations, key=lambda location: location.layer)
+        self.values: dict[str, torch.Tensor] = {}
+        self._handles: list[Any] = []
+        self._stop_early = stop_early
+
+    def __enter__(self) -> Reader:
+        for location in self.locations:
+            if location.side == "input":
+                self._handles.append(location.module.register_forward_pre_hook(self._before(location)))
+            else:
+                self._handles.append(location.module.register_forward_hook(self._after(location)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _before(self, location: Location) -> Callable[..., None]:
+        return lambda module, args: self._keep(location, args[0])
+
+    def _after(self, location: Location) -> Callable[..., None]:
+        return lambda module, args, output: self._keep(location, output)
+
+    def _keep(self, location: Location, value: Any) -> None:
+        h = read(location, value)
+        columns = head_columns(location, h.shape[-1])
+        self.values[location.key] = h if columns is None else h[..., columns.to(h.device)]
+        if self._stop_early and len(self.values) == len(self.locations):
+            raise _Stop
+
+    def run(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """One pass without gradients.
+
+        Raises:
+            SiteNeverFired: the model does not call one of the modules.
+        """
+        self.values = {}
+        module = self.target.module
+        with torch.no_grad():
+            try:
+                if isinstance(batch, Mapping):
+                    tokens = {k: v.to(_device(module)) if torch.is_tensor(v) else v for k, v in batch.items()}
+                    module(**tokens, **_frugal(module))
+                else:
+                    module(batch.to(_device(module)))
+            except _Stop:
+                pass
+        missing = [f"{loc.key} (module {loc.path})" for loc in self.locations if loc.key not in self.values]
+        if missing:
+            raise SiteNeverFired(f"capture: {', '.join(missing)} did not run in the forward pass; choose another site.")
+        return self.values
+
+
+def _device(module: torch.nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def _frugal(module: torch.nn.Module) -> dict[str, Any]:
+    """Arguments that keep a Hugging Face language model from building a cache or all logits."""
+    return {"use_cache": False, "logits_to_keep": 1} if hasattr(module, "lm_head") else {}
+
+
+def stream(
+    target: Steerable, batches: Iterable[Batch], site: Site, consume: Callable[[str, torch.Tensor], None]
+) -> int:
+    """Pass every selected token's activation to `consume(key, rows)`, rows (n, D) float32; returns the number of tokens.
+
+    The site's token scope selects the tokens; with "last" there is one row per input, in order.
+
+    Raises:
+        NonFinite: an activation is NaN or infinite.
+        BadInput: the scope selects nothing in the whole data.
+    """
+    locations = resolve(target, site)
+    config = getattr(target.module, "config", None)
+    scope = site.scope
+    tracker = PassTracker(config, {scope.token_ids} if scope.kind in ("after", "at") else set())
+    context = target.policy.context if target.policy is not None else Context()
+    n_tokens = 0
+    with Reader(target, locations) as reader:
+        for batch in batches:
+            kwargs = batch if isinstance(batch, Mapping) else {}
+            args = () if isinstance(batch, Mapping) else (batch,)
+            current = tracker.observe(args, kwargs, context) if locations[0].tokens else None
+            mask = None if current is None else current.mask(scope)
+            if current is not None and mask is None and current.real is not None:
+                mask = current.real
+            values = reader.run(batch)
+            count = 0
+            for key, value in values.items():
+                h = value.reshape(-1, value.shape[-1]) if mask is None else value[mask.to(value.device)]
+                h = h.float()
+                if not torch.isfinite(h).all():
+                    raise NonFinite(f"capture at {key}: the model gave NaN or infinite activations on this data.")
+                count = len(h)
+                consume(key, h)
+            n_tokens += count
+    if n_tokens == 0:
+        raise BadInput(f"capture: token scope {scope.kind!r} selected no token in the data; widen it or check the data.")
+    return n_tokens
+
+
+def rows(target: Steerable, batches: Iterable[Batch], site: Site) -> dict[str, torch.Tensor]:
+    """Location key -> (n, D) float32 activations of all selected tokens, kept in memory."""
+    kept: dict[str, list[torch.Tensor]] = {}
+    stream(target, batches, site, lambda key, h: kept.setdefault(key, []).append(h.cpu()))
+    return {key: torch.cat(parts) for key, parts in kept.items()}
+
+
+class Moments:
+    """Streaming count, mean, mean norm and covariance of rows (n, D), in float64.
+
+    Args:
+        covariance: keep the (D, D) scatter matrix too, not only the per-coordinate variance; None keeps it up to D = 1024.
+    """
+
+    def __init__(self, covariance: bool | None = None) -> None:
+        self.covariance = covariance
+        self.n = 0
+        self.norm_sum = 0.0
+        self.mean = torch.zeros(0)
+        self.scatter = torch.zeros(0)
+
+    def update(self, h: torch.Tensor) -> None:
+        """Merge (n, D) rows."""
+        h = h.double().cpu()
+        if self.covariance is None:
+            self.covariance = h.shape[-1] <= 1024
+        n, mean = len(h), h.mean(0)
+        centred = h - mean
+        scatter = centred.T @ centred if self.covariance else (centred**2).sum(0)
+        self.norm_sum += float(h.norm(dim=-1).sum())
+        if self.n == 0:
+            self.n, self.mean, self.scatter = n, mean, scatter
+            return
+        total = self.n + n
+        gap = mean - self.mean
+        across = torch.outer(gap, gap) if self.covariance else gap**2
+        self.scatter = self.scatter + scatter + across * (self.n * n / total)
+        self.mean = self.mean + gap * (n / total)
+        self.n = total
+
+    def merged(self, other: Moments) -> Moments:
+        """The moments of both sets of rows together."""
+        both = Moments(self.covariance)
+        both.n, both.norm_sum = self.n + other.n, self.norm_sum + other.norm_sum
+        gap = other.mean - self.mean
+        across = torch.outer(gap, gap) if self.covariance else gap**2
+        both.mean = self.mean + gap * (other.n / both.n)
+        both.scatter = self.scatter + other.scatter + across * (self.n * other.n / both.n)
+        return both
+
+    @property
+    def mean_norm(self) -> float:
+        """E||h||."""
+        return self.norm_sum / self.n
+
+    def cov(self) -> torch.Tensor:
+        """The (D, D) covariance, n - 1 in the denominator (0 for a single row)."""
+        if not self.covariance:
+            raise BadInput("these moments were streamed without covariance; use Moments(covariance=True).")
+        return self.scatter / max(self.n - 1, 1)
+
+    def sd_along(self, v: torch.Tensor) -> float:
+        """Standard deviation of h . v for a unit vector v (D,)."""
+        v = v.double()
+        return float((v @ self.cov() @ v).clamp(min=0).sqrt())
+
+
+def moments(target: Steerable, batches: Iterable[Batch], site: Site, covariance: bool | None = None) -> dict[str, Moments]:
+    """Location key -> `Moments` of the selected tokens' activations, in one pass over the data, storing none of them."""
+    table: dict[str, Moments] = {}
+
+    def consume(key: str, h: torch.Tensor) -> None:
+        table.setdefault(key, Moments(covariance)).update(h)
+
+    stream(target, batches, site, consume)
+    return table
+
+
+def statistics_of(summary: Moments, v: torch.Tensor) -> dict[str, float]:
+    """The numbers a `Direction` carries about a unit vector v (D,) at a site; "sd" only where the covariance was kept."""
+    v = v.double().cpu()
+    known = {"mean_norm": summary.mean_norm, "mean_projection": float(summary.mean @ v)}
+    return {**known, "sd": summary.sd_along(v)} if summary.covariance else known

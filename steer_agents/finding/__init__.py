@@ -1,0 +1,37 @@
+"""Finding directions: one file per family of methods, all of them give the same `Direction`. See README.md of this folder."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from policies.errors import UnknownName, nearest
+from steer_agents.direction import Direction
+from steer_agents.sites import steerable
+
+METHODS: dict[str, str] = {
+    "mean-difference": "steer_agents.finding.contrast:mean_difference",
+    "pca": "steer_agents.finding.contrast:pca",
+    "probe": "steer_agents.finding.contrast:probe",
+    "lda": "steer_agents.finding.contrast:lda",
+    "entropy": "steer_agents.finding.entropy:entropy",
+    "random": "steer_agents.finding.controls:random",
+    "permuted": "steer_agents.finding.controls:permuted",
+}
+
+
+def find(target: Any, method: str, **options: Any) -> Direction:
+    """Find a direction on a policy or torch module.
+
+    Args:
+        target: a policy, a torch module, or a `Steerable`.
+        method: a name in `METHODS`.
+        options: the method's own arguments, see its docstring.
+    Raises:
+        UnknownName: no such method; the message lists those that exist.
+    """
+    if method not in METHODS:
+        raise UnknownName(f"finding method {method!r} is unknown{nearest(method, METHODS)}")
+    module_name, _, function = METHODS[method].partition(":")
+    found: Direction = getattr(importlib.import_module(module_name), function)(steerable(target), **options)
+    return found

@@ -1,0 +1,235 @@
+"""When, and for whom: gates multiply the strength.
+
+A gate returns a weight: one number, (B,) for one per row, or (B, N) for one per token. Gates multiply: `Window(5, 10) * my_gate`.
+Schedules read `Context.env_step` (environment steps since reset, per row); outside of a control loop, where no policy keeps
+that count, they raise instead of guessing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from policies.base import Context
+from policies.errors import BadInput
+from steer_agents.tokens import Pass, TokenScope, as_scope
+
+Weight = float | torch.Tensor
+
+
+class Gate(ABC):
+    """Decides how much of the strength is applied now. Subclasses write `weight`."""
+
+    constant: bool = False
+    """True if the weight never changes; such a gate can be baked."""
+    needs_activation: bool = False
+    """True if the weight depends on the activation at the site and must be worked out there."""
+
+    @abstractmethod
+    def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
+        """The weight for this pass: a number, (B,) or (B, N).
+
+        Args:
+            context: what the policy says about the step.
+            current: the tokens of this pass, None where the network has no token axis.
+            h: (B, N, D) activation at the site, only if `needs_activation`.
+        """
+
+    def scopes(self) -> list[TokenScope]:
+        """Token scopes that this gate reads (delimiters must be tracked)."""
+        return []
+
+    def __mul__(self, other: Gate) -> Gate:
+        return Product(self, other)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {"gate": type(self).__name__, **{k: _plain(v) for k, v in vars(self).items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Gate):
+        return value.describe()
+    if torch.is_tensor(value):
+        return f"tensor{tuple(value.shape)}"
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
+    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+
+
+@dataclass(frozen=True)
+class Product(Gate):
+    """Both gates: their weights multiplied."""
+
+    first: Gate
+    second: Gate
+
+    @property
+    def constant(self) -> bool:  # type: ignore[override]
+        return self.first.constant and self.second.constant
+
+    @property
+    def needs_activation(self) -> bool:  # type: ignore[override]
+        return self.first.needs_activation or self.second.needs_activation
+
+    def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
+        a, b = (gate.weight(context, current, h) for gate in (self.first, self.second))
+        if torch.is_tensor(a) and torch.is_tensor(b) and a.dim() != b.dim():
+            a, b = (w[:, None] if w.dim() == 1 else w for w in (a, b))
+        return a * b
+
+    def scopes(self) -> list[TokenScope]:
+        return self.first.scopes() + self.second.scopes()
+
+
+@dataclass(frozen=True)
+class Always(Gate):
+    """Weight 1 (or another constant)."""
+
+    value: float = 1.0
+    constant = True
+
+    def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Tokens(Gate):
+    """1 at the tokens of a scope, 0 elsewhere: narrows a site further, e.g. `Tokens(token_class("action"))`."""
+
+    scope: TokenScope | str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scope", as_scope(self.scope))
+
+    def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
+        if current is None:
+            raise BadInput("a token gate needs a network with a token axis; this one has none. Use Always or a schedule.")
+        mask = current.mask(as_scope(self.scope))
+        return 1.0 if mask is None else mask.float()
+
+    def scopes(self) -> list[TokenScope]:
+        return [as_scope(self.scope)]
+
+
+@dataclass(frozen=True)
+class Probe(Gate):
+    """1 where a linear probe on the activation at the site fires: sigmoid(h . w + b) >= threshold, per token.
+
+    Args:
+        weight_vector: (D,) probe weights w in raw (not standardised) coordinates.
+        bias: b.
+        threshold: probability from which the gate opens.
+        soft: pass the probability itself instead of 0 or 1.
+    """
+
+    weight_vector: torch.Tensor
+    bias: float = 0.0
+    threshold: float = 0.5
+    soft: bool = False
+    needs_activation = True
+
+    def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
+        assert h is not None
+        w = self.weight_vector.to(h.device, torch.float32)
+        if w.shape != h.shape[-1:]:
+            raise BadInput(f"probe gate: weights have shape {tuple(w.shape)}, the activation at its site is {h.shape[-1]} wide.")
+        probability = torch.sigmoid(h.float() @ w + self.bias)
+        return probability if self.soft else (probability >= self.threshold).float()
+
+
+@dataclass(frozen=True)
+class Observed(Gate):
+    """A function of the observation: `Observed(lambda obs: obs["height"] < 0.1)`, called once per environment step.
+
+    The function gets the batch that `Policy.act` was given and returns (B,) numbers or booleans.
+    """
+
+    function: Callable[[Any], Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_memory", {})
+
+    def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
+        if context.observation is None:
+            raise BadInput("an Observed gate needs an observation: run the policy through policy.act(observation) or rollout.")
+        memory: dict[int, torch.Tensor] = self._memory  # type: ignore[attr-defined]
+        if context.act_calls not in memory:
+            memory.clear()
+            memory[context.act_calls] = torch.as_tensor(self.function(context.observation)).float()
+        return memory[context.act_calls]
+
+    def describe(self) -> dict[str, Any]:
+        return {"gate": "Observed", "function": _plain(self.function)}
+
+
+class Schedule(Gate):
+    """A weight that depends on the environment step only. Subclasses write `at`."""
+
+    def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
+        if context.env_step is None:
+            raise BadInput(
+                f"{type(self).__name__} needs the environment step: run the policy through reset and act (or rollout), "
+                "or set policy.context.env_step."
+            )
+        return self.at(torch.as_tensor(context.env_step).float())
+
+    @abstractmethod
+    def at(self, step: torch.Tensor) -> torch.Tensor:
+        """Weight at (B,) steps."""
+
+
+@dataclass(frozen=True)
+class Window(Schedule):
+    """1 in [start, stop), 0 outside."""
+
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            raise BadInput(f"Window({self.start}, {self.stop}) is empty; it is [start, stop) with 0 <= start < stop.")
+
+    def at(self, step: torch.Tensor) -> torch.Tensor:
+        stop = float("inf") if self.stop is None else self.stop
+        return ((step >= self.start) & (step < stop)).float()
+
+
+@dataclass(frozen=True)
+class Ramp(Schedule):
+    """From `low` at step `start`, linearly, to `high` at step `stop`, constant before and after."""
+
+    start: int
+    stop: int
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.stop <= self.start:
+            raise BadInput(f"Ramp: stop must be after start, got start={self.start}, stop={self.stop}.")
+
+    def at(self, step: torch.Tensor) -> torch.Tensor:
+        share = ((step - self.start) / (self.stop - self.start)).clamp(0, 1)
+        return self.low + (self.high - self.low) * share
+
+
+@dataclass(frozen=True)
+class Decay(Schedule):
+    """2^(-(t - start) / half_life) from step `start` on, 1 before."""
+
+    half_life: float
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if self.half_life <= 0:
+            raise BadInput(f"Decay: half_life must be positive, got {self.half_life}.")
+
+    def at(self, step: torch.Tensor) -> torch.Tensor:
+        return torch.exp2(-(step - self.start).clamp(min=0) / self.half_life)
+
+
+ALWAYS = Always()

@@ -1,0 +1,389 @@
+"""What is done at a site. Each edit is a pure function of tensors with a declared invariant; the classes only name its parameters.
+
+h is (B, N, D) float, V the direction's rows (k, D), s the strength as a tensor that broadcasts against (B, N, 1). s = 0 gives h back.
+
+| class | edit | invariants at every s | source |
+| --- | --- | --- | --- |
+| `Add` | h + s v | orthogonal part kept | ActAdd 2308.10248, CAA 2312.06681 |
+| `NormKeptAdd` | ||h|| (h + s v) / ||h + s v|| | norm kept | GrAInS 2507.18043, VISTA 2502.03628 |
+| `Ablate` | h - s (h V^T) V | orthogonal part kept; s = 1 leaves no projection | directional ablation, 2406.11717 |
+| `Rotate` | rotation by s radians in the plane V | norm kept, orthogonal part kept | Selective Steering 2601.19375 |
+| `Clamp` | h + s (c - h . v) v | orthogonal part kept; s = 1 sets the projection to c | CDAS 2602.05234 |
+| `Cap` | h + s max(tau - h . v, 0) v, or min for a ceiling | in-range untouched, orthogonal part kept | Assistant Axis 2601.10387 |
+| `SetNeurons` | h_i + s (c - h_i) for chosen i | other coordinates untouched | mechanistic VLA steering 2509.00328 |
+| `Affine` | h + s (a h + b - h), elementwise | coordinates stay independent | AcT 2410.23054 |
+| `LogitMix` | (1 - s) z + s mean_l z_l on logits | between its inputs | VISTA 2502.03628 |
+
+We differ from the sources in: `Rotate` is the relative rotation (an isometry, the identity at 0), not Angular Steering's absolute
+one; `LogitMix` passes early layers through the final norm, which VISTA's released code leaves out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from policies.errors import BadInput, NonFinite
+from steer_agents.direction import Direction
+from steer_agents.gates import ALWAYS, Gate
+from steer_agents.sites import Site
+from steer_agents.strength import Strength, check_value
+
+# ---- the edits, as pure functions -------------------------------------------------------------------------------------
+
+
+def add(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """h + s v, with v (D,)."""
+    return h + s * v
+
+
+def norm_kept_add(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """||h|| (h + s v) / ||h + s v||; h itself where h + s v vanishes."""
+    moved = h + s * v
+    norm = moved.norm(dim=-1, keepdim=True)
+    return torch.where(norm > 0, moved * (h.norm(dim=-1, keepdim=True) / norm.clamp(min=1e-30)), h)
+
+
+def ablate(h: torch.Tensor, rows: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """H - s (h V^T) V, with V (k, D) orthonormal rows."""
+    return h - s * ((h @ rows.T) @ rows)
+
+
+def rotate(h: torch.Tensor, rows: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """Rotate h by the angle s [rad] in the plane of the two orthonormal rows, from the first towards the second."""
+    x, y = (h @ rows.T).split(1, dim=-1)
+    cos, sin = torch.cos(s), torch.sin(s)
+    return h + (x * (cos - 1) - y * sin) * rows[0] + (x * sin + y * (cos - 1)) * rows[1]
+
+
+def clamp(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor, value: float) -> torch.Tensor:
+    """H + s (c - h . v) v: at s = 1 the projection on v is c."""
+    return h + s * (value - (h @ v)[..., None]) * v
+
+
+def cap(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor, bound: float, side: str) -> torch.Tensor:
+    """Keep the projection on v at or above (floor) or at or below (ceiling) the bound; the rest is untouched."""
+    gap = bound - (h @ v)[..., None]
+    missing = gap.clamp(min=0) if side == "floor" else gap.clamp(max=0)
+    return torch.where(missing != 0, h + s * missing * v, h)
+
+
+def set_neurons(h: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """h_i + s (c_i - h_i) at the chosen coordinates i."""
+    edited = h.clone()
+    chosen = h[..., indices]
+    edited[..., indices] = chosen + s * (values - chosen)
+    return edited
+
+
+def affine(h: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """H + s (a h + b - h), elementwise with a, b (D,)."""
+    return h + s * ((scale - 1) * h + offset)
+
+
+def logit_mix(logits: torch.Tensor, early: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """(1 - s) logits + s early, with early the mean over layers of early-exit logits."""
+    return logits + s * (early - logits)
+
+
+# ---- the interventions --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention(ABC):
+    """An edit with its site, strength and gate: one activation part of a steerer.
+
+    Args:
+        site: where; None takes the direction's own site.
+        gate: when and for whom, multiplies the strength.
+        name: how to refer to the part when its strength is changed; None numbers it.
+    """
+
+    site: Site | None = None
+    gate: Gate = ALWAYS
+    name: str | None = None
+
+    entrance: ClassVar[str] = "modules"
+    invariants: ClassVar[tuple[str, ...]] = ()
+    default_unit: ClassVar[str] = "absolute"
+    is_affine: ClassVar[bool] = True
+    """True if h -> edit(h) is affine at fixed strength, so that it can be folded into weights."""
+    rows_needed: ClassVar[int | None] = 1
+    """Rows the direction must have; None for any number."""
+
+    @abstractmethod
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        """The edited activation. `tensors` is what `tensors_at` returned, moved to h's device and dtype."""
+
+    @abstractmethod
+    def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
+        """The constant tensors that `edit` needs at a location."""
+
+    @property
+    def the_direction(self) -> Direction | None:
+        """The direction, for interventions that have one."""
+        return getattr(self, "direction", None)
+
+    @property
+    def the_strength(self) -> Strength:
+        """The strength with its unit; a bare number has the intervention's default unit."""
+        value = self.strength  # type: ignore[attr-defined]
+        return value if isinstance(value, Strength) else Strength(value, self.default_unit)
+
+    @property
+    def the_site(self) -> Site:
+        """The given site, or the direction's."""
+        if self.site is not None:
+            return self.site
+        if self.the_direction is None:
+            raise BadInput(f"{type(self).__name__} needs a site=Site(...); it has no direction to take one from.")
+        return self.the_direction.site
+
+    def keys(self) -> list[str] | None:
+        """Locations that the direction covers; None if any location will do."""
+        return None if self.the_direction is None else list(self.the_direction.vectors)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able form, fixed enough to compare two runs: tensors appear as hashes."""
+        from steer_agents.fingerprint import data_fingerprint
+
+        entry: dict[str, Any] = {
+            "intervention": type(self).__name__,
+            "site": self.the_site.describe(),
+            "strength": self.the_strength.describe(),
+            "gate": self.gate.describe(),
+        }
+        if self.the_direction is not None:
+            vectors = self.the_direction.vectors
+            entry["direction"] = {
+                "method": self.the_direction.method,
+                "hash": data_fingerprint(*[item for key in sorted(vectors) for item in (key, vectors[key])]),
+            }
+        return entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Directed(Intervention):
+    """An intervention along a direction. The direction may be given first, without its name."""
+
+    direction: Direction = field(kw_only=False)
+    strength: float | torch.Tensor | Strength = 1.0
+
+    def __post_init__(self) -> None:
+        check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
+        if self.rows_needed is not None:
+            for key, rows in self.direction.vectors.items():
+                if rows.shape[0] != self.rows_needed:
+                    raise BadInput(
+                        f"{type(self).__name__} at {key} needs a direction with {self.rows_needed} row(s), got {rows.shape[0]}. "
+                        "A plane is made with steer_agents.plane(a, b)."
+                    )
+
+    def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
+        return (self.direction.vectors[key],)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(_Directed):
+    """Push along the direction. A bare number is a relative dose alpha: a fraction of the mean activation norm."""
+
+    invariants = ("orthogonal part kept",)
+    default_unit = "alpha"
+
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        return add(h, tensors[0][0], s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormKeptAdd(_Directed):
+    """Push along the direction, then restore each token's norm. A bare number is a relative dose alpha."""
+
+    invariants = ("norm kept",)
+    default_unit = "alpha"
+    is_affine = False
+
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        return norm_kept_add(h, tensors[0][0], s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablate(_Directed):
+    """Remove the part along the direction (all rows of a subspace); strength 1 removes all of it."""
+
+    invariants = ("orthogonal part kept", "idempotent at 1", "zero projection at 1")
+    rows_needed = None
+
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        return ablate(h, tensors[0], s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotate(_Directed):
+    """Rotate in the direction's plane; the strength is the angle [rad]."""
+
+    invariants = ("norm kept", "orthogonal part kept")
+    rows_needed = 2
+
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        return rotate(h, tensors[0], s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clamp(_Directed):
+    """Set the projection on the direction to a value; None takes the direction's mean projection at each site."""
+
+    value: float | None = None
+    invariants = ("orthogonal part kept", "idempotent at 1", "projection set at 1")
+
+    def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
+        value = self.value if self.value is not None else self.direction.statistic(key, "mean_projection")
+        if value is None:
+            raise BadInput(f"Clamp at {key}: give value=..., this direction carries no mean projection to take it from.")
+        return (self.direction.vectors[key], torch.tensor(float(value)))
+
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        return clamp(h, tensors[0][0], s, tensors[1])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cap(_Directed):
+    """Keep the projection on the direction above a floor or below a ceiling; tokens in range are untouched.
+
+    Args:
+        bound: floor or ceiling; None takes the direction's mean projection at each site.
+        side: "floor" or "ceiling".
+    """
+
+    bound: float | None = None
+    side: str = "floor"
+    invariants = ("orthogonal part kept", "idempotent at 1", "in-range untouched")
+    is_affine = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.side not in ("floor", "ceiling"):
+            raise BadInput(f"Cap: side must be 'floor' or 'ceiling', got {self.side!r}.")
+
+    def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
+        bound = self.bound if self.bound is not None else self.direction.statistic(key, "mean_projection")
+        if bound is None:
+            raise BadInput(f"Cap at {key}: give bound=..., this direction carries no mean projection to take it from.")
+        return (self.direction.vectors[key], torch.tensor(float(bound)))
+
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        return cap(h, tensors[0][0], s, tensors[1], self.side)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetNeurons(Intervention):
+    """Set chosen coordinates (usually MLP neurons) to a value; strength 1 sets them fully.
+
+    Args:
+        indices: coordinates at the site.
+        values: one value for all of them, or one each.
+    """
+
+    indices: Sequence[int]
+    values: float | Sequence[float]
+    strength: float | torch.Tensor | Strength = 1.0
+    invariants = ("other coordinates untouched", "idempotent at 1")
+
+    def __post_init__(self) -> None:
+        values = [self.values] * len(self.indices) if isinstance(self.values, (int, float)) else list(self.values)
+        object.__setattr__(self, "indices", tuple(int(i) for i in self.indices))
+        object.__setattr__(self, "values", tuple(float(value) for value in values))
+        check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
+        if not self.indices or len(values) != len(self.indices) or len(set(self.indices)) != len(self.indices):
+            raise BadInput(
+                f"SetNeurons: expected distinct indices with one value or one value each, got {len(self.indices)} indices "
+                f"({len(set(self.indices))} distinct) and {len(values)} values."
+            )
+        if min(self.indices) < 0:
+            raise BadInput(f"SetNeurons: indices start at 0, got {min(self.indices)}.")
+        if not torch.isfinite(torch.tensor(self.values)).all():
+            raise NonFinite(f"SetNeurons: values must be finite, got {self.values}.")
+
+    def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
+        return (torch.tensor(self.indices), torch.tensor(self.values))
+
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        indices, values = tensors
+        if max(self.indices) >= h.shape[-1]:
+            raise BadInput(f"SetNeurons: index {max(self.indices)} does not exist; the site is {h.shape[-1]} wide.")
+        return set_neurons(h, indices, values, s)
+
+    def describe(self) -> dict[str, Any]:
+        assert not isinstance(self.values, float)
+        return {**super().describe(), "indices": list(self.indices), "values": list(self.values)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine(Intervention):
+    """Map every coordinate by a h + b; strength 1 maps fully.
+
+    Args:
+        scale, offset: (D,) tensors a and b, the same at all layers of the site.
+    """
+
+    scale: torch.Tensor
+    offset: torch.Tensor
+    strength: float | torch.Tensor | Strength = 1.0
+    invariants = ("coordinates independent",)
+
+    def __post_init__(self) -> None:
+        check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
+        if self.scale.dim() != 1 or self.scale.shape != self.offset.shape:
+            raise BadInput(f"Affine: expected (D,) scale and offset, got {tuple(self.scale.shape)} and {tuple(self.offset.shape)}.")
+        if not (torch.isfinite(self.scale).all() and torch.isfinite(self.offset).all()):
+            raise NonFinite("Affine: scale and offset must be finite.")
+
+    def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
+        return (self.scale, self.offset)
+
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        return affine(h, tensors[0], tensors[1], s)
+
+    def describe(self) -> dict[str, Any]:
+        from steer_agents.fingerprint import data_fingerprint
+
+        return {**super().describe(), "hash": data_fingerprint(self.scale, self.offset)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitMix(Intervention):
+    """Mix the logits with those read off earlier layers (through the final norm and the unembedding).
+
+    The site names the layers to read, e.g. `Site(layer=(25, 26, 27))`; the strength is the share gamma in [0, 1]. It acts on every
+    position that the model returns logits for.
+    """
+
+    strength: float | torch.Tensor | Strength = 0.3
+    final_norm: bool = True
+    invariants = ("between its inputs",)
+    is_affine = False
+
+    def __post_init__(self) -> None:
+        check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
+        if self.site is None or self.site.kind != "block_output" or self.site.scoped:
+            raise BadInput("LogitMix needs site=Site('block_output', layer=...) without token scope, phase or step window.")
+
+    def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
+        return ()
+
+    def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
+        """Here h are the logits and tensors[0] the mean early logits."""
+        return logit_mix(h, tensors[0], s)
+
+
+def plane(a: Direction, b: Direction) -> Direction:
+    """The plane spanned by two directions, with orthonormal rows; rotating by a positive angle turns a towards b."""
+    missing = a.vectors.keys() ^ b.vectors.keys()
+    if missing:
+        raise BadInput(f"plane: the two directions cover different sites; only one has {sorted(missing)}.")
+    raw = {key: torch.stack([a.vector(key), b.vector(key)]) for key in a.vectors}
+    kept = {key: dict(a.statistics.get(key, {})) for key in raw}
+    return Direction.from_raw(raw, a.site, kept, method=f"plane({a.method}, {b.method})", model=a.model, info=a.info)

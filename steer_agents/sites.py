@@ -1,0 +1,278 @@
+"""Sites: where in a network, at which tokens, in which phase and at which environment steps.
+
+A `Site` is a wish in words that hold for every model; `resolve` turns it into the `Location`s of one model with the help of
+that model's `SiteMap` (data, `policies/site_maps/`). Layers are 0-based blocks: `block_output` of layer i is what block i gives to
+block i + 1. (Hugging Face's `hidden_states[i]` is the *input* of block i: one less. Mixing the two up is a known trap.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from policies.base import Policy, SiteMap, Stack
+from policies.errors import BadInput, UnknownSite, nearest
+from policies.site_maps import site_map_for
+from steer_agents.tokens import PHASES, TokenScope, as_scope
+
+SITE_KINDS = ("block_output", "mlp_output", "attention_output", "mlp_neurons", "attention_heads")
+
+Layer = int | float | str
+"""An int (0-based, negative from the end), a fraction of the depth in (0, 1), or "all"."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where to read or write activations.
+
+    Args:
+        kind: one of `SITE_KINDS`. `mlp_neurons` is the input of the down-projection (width = the MLP's inner size),
+            `attention_heads` the input of the attention's output projection (width = heads x head size).
+        layer: one layer or several, see `Layer`.
+        stack: tower of blocks, e.g. "language"; None is the model's first.
+        tokens: a `TokenScope` or the name of one.
+        phase: "any", "prefill" or "decode".
+        env_steps: [start, stop) of environment steps; stop None is open.
+        heads: for `attention_heads`: only these heads; None is all of them.
+    """
+
+    kind: str = "block_output"
+    layer: Layer | tuple[Layer, ...] = "all"
+    stack: str | None = None
+    tokens: TokenScope | str = field(default_factory=TokenScope)
+    phase: str = "any"
+    env_steps: tuple[int, int | None] | None = None
+    heads: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", as_scope(self.tokens))
+        if isinstance(self.layer, list):
+            object.__setattr__(self, "layer", tuple(self.layer))
+        if self.kind not in SITE_KINDS:
+            raise UnknownSite(f"site {self.kind!r} is unknown{nearest(self.kind, SITE_KINDS)}")
+        if self.phase not in PHASES:
+            raise BadInput(f"phase {self.phase!r} is unknown{nearest(self.phase, PHASES)}")
+        if self.heads is not None and self.kind != "attention_heads":
+            raise BadInput(f"heads={self.heads} only means something at 'attention_heads', not at {self.kind!r}.")
+        if self.env_steps is not None:
+            start, stop = self.env_steps
+            if start < 0 or (stop is not None and stop <= start):
+                raise BadInput(f"env_steps={self.env_steps} is empty; it is [start, stop) with 0 <= start < stop.")
+
+    @property
+    def scope(self) -> TokenScope:
+        assert isinstance(self.tokens, TokenScope)
+        return self.tokens
+
+    @property
+    def scoped(self) -> bool:
+        """True if the site does not cover every token of every pass at every step (then it cannot be baked)."""
+        return self.scope.kind != "all" or self.phase != "any" or self.env_steps is not None
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able form, read back by `site_from`."""
+        scope = {key: value for key, value in vars(self.scope).items() if value not in (None, (), "") or key == "kind"}
+        layer = list(self.layer) if isinstance(self.layer, tuple) else self.layer
+        return {
+            "kind": self.kind,
+            "layer": layer,
+            "stack": self.stack,
+            "tokens": scope,
+            "phase": self.phase,
+            "env_steps": None if self.env_steps is None else list(self.env_steps),
+            "heads": None if self.heads is None else list(self.heads),
+        }
+
+
+def site_from(description: dict[str, Any]) -> Site:
+    """Read back what `Site.describe` wrote."""
+    entry = dict(description)
+    scope = dict(entry.pop("tokens"))
+    scope["token_ids"] = tuple(scope.get("token_ids", ()))
+    for key in ("env_steps", "heads", "layer"):
+        if isinstance(entry.get(key), list):
+            entry[key] = tuple(entry[key])
+    return Site(tokens=TokenScope(**scope), **entry)
+
+
+@dataclass(frozen=True)
+class Location:
+    """One site of one model: a module to hook.
+
+    Args:
+        key: "stack.layer.kind", e.g. "language.20.block_output"; the name under which artifacts store tensors.
+        path: dotted module path, for messages.
+        module: the module to hook.
+        side: "output" or "input" of that module.
+        n_heads: number of attention heads at "attention_heads", else 0.
+        heads: the selected heads, or None.
+        tokens: whether activations have a token axis.
+    """
+
+    key: str
+    path: str
+    module: nn.Module
+    side: str
+    layer: int
+    stack: str
+    kind: str
+    n_heads: int = 0
+    heads: tuple[int, ...] | None = None
+    tokens: bool = True
+
+
+@dataclass(frozen=True)
+class Steerable:
+    """A torch module together with its site map and, if there is one, the policy that owns it."""
+
+    module: nn.Module
+    site_map: SiteMap
+    policy: Policy | None = None
+
+    def stack(self, name: str | None) -> tuple[str, Stack]:
+        name = name or self.site_map.default_stack
+        if name not in self.site_map.stacks:
+            raise UnknownSite(f"stack {name!r} is not in {self.site_map.name}{nearest(name, self.site_map.stacks)}")
+        return name, self.site_map.stacks[name]
+
+    def blocks(self, name: str | None = None) -> list[tuple[str, list[nn.Module]]]:
+        """The blocks of a stack: for each its path and its consecutive children (one of them unless stride > 1)."""
+        _, stack = self.stack(name)
+        children = list(submodule(self.module, stack.blocks).children())
+        groups = [children[i : i + stack.stride] for i in range(0, len(children), stack.stride)]
+        return [(f"{stack.blocks}.{i * stack.stride}", group) for i, group in enumerate(groups) if len(group) == stack.stride]
+
+    def depth(self, stack: str | None = None) -> int:
+        return len(self.blocks(stack))
+
+
+def steerable(target: Any, site_map: SiteMap | None = None) -> Steerable:
+    """Accept a `Policy`, a torch module, or a `Steerable`.
+
+    Raises:
+        BadInput: the policy has no network ("modules" is not among its entrances).
+        UnknownArchitecture: no site map is known for the module.
+    """
+    if isinstance(target, Steerable):
+        return target
+    if isinstance(target, nn.Module):
+        return Steerable(target, site_map or site_map_for(target))
+    module = getattr(target, "module", None)
+    if module is None:
+        raise BadInput(
+            f"{getattr(target, 'name', type(target).__name__)!r} has no modules to steer: its entrances are "
+            f"{sorted(getattr(target, 'entrances', []))}. Pass a policy with a network, or a torch module."
+        )
+    return Steerable(module, site_map or target.site_map or site_map_for(module), target)
+
+
+def submodule(root: nn.Module, path: str) -> nn.Module:
+    """`root.get_submodule(path)` with an error that lists the children that exist where the path breaks."""
+    module = root
+    for part in path.split(".") if path else []:
+        children = dict(module.named_children())
+        if part not in children:
+            raise UnknownSite(
+                f"module path {path!r} breaks at {part!r} in {type(root).__name__}{nearest(part, children)} "
+                "The site map does not fit this model; correct it in policies/site_maps/."
+            )
+        module = children[part]
+    return module
+
+
+def layer_indices(layer: Layer | Sequence[Layer], depth: int) -> list[int]:
+    """0-based layer numbers of a wish: -1 is the last, 0.5 is block floor(0.5 x depth), "all" is every one."""
+    if isinstance(layer, str):
+        if layer != "all":
+            raise UnknownSite(f"layer {layer!r} is unknown; use an int, a fraction in (0, 1) or 'all'.")
+        return list(range(depth))
+    if isinstance(layer, (list, tuple)):
+        return sorted({i for entry in layer for i in layer_indices(entry, depth)})
+    if isinstance(layer, float):
+        if not 0 < layer < 1:
+            raise UnknownSite(f"layer {layer} is not a fraction of the depth in (0, 1); use an int for a layer number.")
+        return [math.floor(layer * depth + 1e-9)]
+    if not -depth <= layer < depth:
+        raise UnknownSite(f"layer {layer} does not exist; this stack has {depth} layers, 0 to {depth - 1} (or -1 to -{depth}).")
+    return [layer % depth]
+
+
+def resolve(target: Steerable, site: Site) -> list[Location]:
+    """The `Location`s of a site in one model, one per layer, in order of depth.
+
+    Raises:
+        UnknownSite: the stack, kind, layer or head does not exist in this model.
+    """
+    name, stack = target.stack(site.stack)
+    if site.kind not in stack.places:
+        raise UnknownSite(
+            f"site {site.kind!r} is not in stack {name!r} of {target.site_map.name}{nearest(site.kind, stack.places)}"
+        )
+    if not stack.tokens and site.scope.kind not in ("all", "last"):
+        raise UnknownSite(f"token scope {site.scope.kind!r} at stack {name!r}: its activations have no token axis; use 'all'.")
+    place = stack.places[site.kind]
+    blocks = target.blocks(name)
+    n_heads = _n_heads(target, stack) if site.kind == "attention_heads" else 0
+    if site.heads is not None and not all(0 <= head < n_heads for head in site.heads):
+        raise UnknownSite(f"heads {site.heads} do not exist; this stack has {n_heads} heads, 0 to {n_heads - 1}.")
+    locations = []
+    for i in layer_indices(site.layer, len(blocks)):
+        path, group = blocks[i]
+        module, inner = group[0], place.path
+        if stack.stride > 1:
+            module, inner = group[int(place.path)], ""
+        locations.append(
+            Location(
+                key=f"{name}.{i}.{site.kind}",
+                path=".".join(part for part in (path, place.path) if part),
+                module=submodule(module, inner),
+                side=place.side,
+                layer=i,
+                stack=name,
+                kind=site.kind,
+                n_heads=n_heads,
+                heads=site.heads,
+                tokens=stack.tokens,
+            )
+        )
+    return locations
+
+
+def _n_heads(target: Steerable, stack: Stack) -> int:
+    value: Any = getattr(target.module, "config", None)
+    for part in (stack.heads or "").split("."):
+        value = getattr(value, part, None)
+    if not isinstance(value, int):
+        raise UnknownSite(f"the site map of {target.site_map.name} does not say how many attention heads there are.")
+    return value
+
+
+def read(location: Location, value: Any) -> torch.Tensor:
+    """The (B, N, D) activation in what a hook was given: the tensor itself, or the first entry of a tuple or list."""
+    h: torch.Tensor = value if torch.is_tensor(value) else value[0]
+    return h if h.dim() != 2 else h[:, None]
+
+
+def head_columns(location: Location, width: int) -> torch.Tensor | None:
+    """Column indices of the selected heads in an activation of `width`, or None for all columns."""
+    if location.heads is None:
+        return None
+    size = width // location.n_heads
+    return torch.cat([torch.arange(head * size, (head + 1) * size) for head in location.heads])
+
+
+def with_layer(site: Site, layer: Layer | tuple[Layer, ...]) -> Site:
+    """The same site at another layer."""
+    return replace(site, layer=layer)
+
+
+def iter_kinds(target: Steerable) -> Iterator[tuple[str, str]]:
+    """(stack, kind) of everything this model offers."""
+    for name, stack in target.site_map.stacks.items():
+        for kind in stack.places:
+            yield name, kind

@@ -1,0 +1,231 @@
+"""Which tokens of a forward pass a site touches, and what is known about that pass.
+
+A pass sees N new tokens of B rows. `Pass` holds their phase, position and kind, worked out from the call's own arguments
+(or from what the policy said in its `Context`); `TokenScope` selects from it.
+
+Semantics, stated because peers differ: a token is *prompt* if it was encoded in a prefill pass and *generated* if in a decode
+pass (one new token on a filled cache). Steered keys and values stay in the cache for as long as the caller keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from policies.base import Context
+from policies.errors import BadInput, nearest
+
+PHASES = ("any", "prefill", "decode")
+KINDS = ("all", "prompt", "generated", "last", "index", "span", "image", "class", "after", "at")
+
+
+@dataclass(frozen=True)
+class TokenScope:
+    """A selection of tokens. Build it with the helpers below (`last()`, `span(2, 9)`, ...) or from a plain string.
+
+    Args:
+        kind: one of `KINDS`.
+        start, stop: for "index" (start only) and "span": positions among a row's own tokens, padding not counted; negative
+            ones count from the end of the prompt and therefore only match while it is encoded.
+        token_ids: for "after" (tokens that follow the first of them) and "at" (exactly these tokens).
+        name: for "class": a name in `Context.token_classes`.
+    """
+
+    kind: str = "all"
+    start: int = 0
+    stop: int | None = None
+    token_ids: tuple[int, ...] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise BadInput(f"token scope {self.kind!r} is unknown{nearest(self.kind, KINDS)}")
+        if self.kind in ("after", "at") and not self.token_ids:
+            raise BadInput(f"token scope {self.kind!r} needs token_ids; use steer_agents.{self.kind}([...]).")
+        if self.kind == "class" and not self.name:
+            raise BadInput("token scope 'class' needs the name of a token class, e.g. token_class('state').")
+
+
+def index(position: int) -> TokenScope:
+    """The token at one position of each row."""
+    return TokenScope("index", start=position)
+
+
+def span(start: int, stop: int) -> TokenScope:
+    """The tokens at positions start, ..., stop - 1 of each row."""
+    if (start < 0) == (stop < 0) and stop <= start:
+        raise BadInput(f"span({start}, {stop}) is empty; stop must be greater than start.")
+    return TokenScope("span", start=start, stop=stop)
+
+
+def after(token_ids: list[int] | tuple[int, ...]) -> TokenScope:
+    """All tokens that follow the first delimiter of each row (the delimiter itself is not one of them)."""
+    return TokenScope("after", token_ids=tuple(token_ids))
+
+
+def at(token_ids: list[int] | tuple[int, ...]) -> TokenScope:
+    """Exactly the delimiter tokens (the gate of SEAL, arXiv 2504.07986)."""
+    return TokenScope("at", token_ids=tuple(token_ids))
+
+
+def token_class(name: str) -> TokenScope:
+    """Tokens of a class that the policy names in `Context.token_classes`, e.g. "state" or "action"."""
+    return TokenScope("class", name=name)
+
+
+def as_scope(scope: TokenScope | str) -> TokenScope:
+    """Accept "last" for `TokenScope("last")`."""
+    return scope if isinstance(scope, TokenScope) else TokenScope(scope)
+
+
+@dataclass
+class Pass:
+    """One forward pass of B rows and N new tokens.
+
+    Args:
+        phase: "prefill" or "decode".
+        real: (B, N) bool, False at padding; None if there is none.
+        positions: (B, N) int64, position of each token among its row's real tokens.
+        lengths: (B,) int64, real tokens of each row so far, this pass included.
+        input_ids: (B, N) int64, or None if the caller passed embeddings.
+        delimiter_seen: token ids -> (B,) bool, whether one occurred in an earlier pass on the same cache.
+        image_token_id: from the model's config.
+        context: what the policy said.
+    """
+
+    phase: str
+    real: torch.Tensor | None
+    positions: torch.Tensor
+    lengths: torch.Tensor
+    input_ids: torch.Tensor | None
+    delimiter_seen: dict[tuple[int, ...], torch.Tensor]
+    image_token_id: int | None
+    context: Context
+
+    def mask(self, scope: TokenScope) -> torch.Tensor | None:
+        """(B, N) bool of the tokens in `scope`; None means all of them (padding included: it is never attended to)."""
+        return _MASKS[scope.kind](self, scope)
+
+    def _last(self) -> torch.Tensor:
+        return self.positions == (self.lengths - 1)[:, None]
+
+    def _ids(self, scope: TokenScope) -> torch.Tensor:
+        if self.input_ids is None:
+            raise BadInput(
+                f"token scope {scope.kind!r} needs input_ids, but the model was called with embeddings. "
+                "Call it with input_ids, or use a token class that the policy provides."
+            )
+        wanted = torch.tensor(scope.token_ids, device=self.input_ids.device)
+        return torch.isin(self.input_ids, wanted)
+
+
+def _phase_mask(phase: str) -> Any:
+    def mask(p: Pass, scope: TokenScope) -> torch.Tensor:
+        real = torch.ones_like(p.positions, dtype=torch.bool) if p.real is None else p.real
+        return real if p.phase == phase else torch.zeros_like(real)
+
+    return mask
+
+
+def _last(p: Pass, scope: TokenScope) -> torch.Tensor:
+    return p._last() if p.real is None else p._last() & p.real
+
+
+def _from_end(p: Pass, bound: int) -> torch.Tensor:
+    """A bound counted from the end of the prompt as (B, 1) positions; -1 (no match) outside of prefill."""
+    return (p.lengths + bound if p.phase == "prefill" else torch.full_like(p.lengths, -1))[:, None]
+
+
+def _index(p: Pass, scope: TokenScope) -> torch.Tensor:
+    wanted = _from_end(p, scope.start) if scope.start < 0 else scope.start
+    hit = p.positions == wanted
+    return hit if p.real is None else hit & p.real
+
+
+def _span(p: Pass, scope: TokenScope) -> torch.Tensor:
+    assert scope.stop is not None
+    low = _from_end(p, scope.start) if scope.start < 0 else scope.start
+    high = _from_end(p, scope.stop) if scope.stop < 0 else scope.stop
+    hit = (p.positions >= low) & (p.positions < high)
+    if scope.start < 0 and p.phase == "decode":
+        hit = torch.zeros_like(hit)
+    return hit if p.real is None else hit & p.real
+
+
+def _class(p: Pass, scope: TokenScope) -> torch.Tensor:
+    classes = p.context.token_classes
+    if scope.name not in classes:
+        raise BadInput(f"token class {scope.name!r} is not provided by this policy{nearest(scope.name, classes)}")
+    return classes[scope.name].to(p.positions.device)
+
+
+def _image(p: Pass, scope: TokenScope) -> torch.Tensor:
+    if "image" in p.context.token_classes:
+        return _class(p, TokenScope("class", name="image"))
+    if p.image_token_id is None:
+        raise BadInput("token scope 'image': this model's config names no image token and the policy gave no 'image' class.")
+    return p._ids(TokenScope("at", token_ids=(p.image_token_id,)))
+
+
+def _after(p: Pass, scope: TokenScope) -> torch.Tensor:
+    here = p._ids(scope)
+    before = here.cumsum(1) - here.long() > 0
+    return before | p.delimiter_seen[scope.token_ids][:, None]
+
+
+_MASKS: Mapping[str, Any] = {
+    "all": lambda p, scope: None,
+    "prompt": _phase_mask("prefill"),
+    "generated": _phase_mask("decode"),
+    "last": _last,
+    "index": _index,
+    "span": _span,
+    "image": _image,
+    "class": _class,
+    "after": _after,
+    "at": lambda p, scope: p._ids(scope),
+}
+
+
+class PassTracker:
+    """Works out the `Pass` of each call of a model, and remembers which delimiters a row has seen on its cache."""
+
+    def __init__(self, config: Any, delimiters: set[tuple[int, ...]]) -> None:
+        self._image_token_id = getattr(config, "image_token_id", None)
+        self._delimiters = delimiters
+        self._seen: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def observe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: Context) -> Pass | None:
+        """Read a call's arguments; None if no token tensor is recognisable (plain MLPs)."""
+        ids = kwargs.get("input_ids")
+        if ids is None and args and torch.is_tensor(args[0]) and args[0].dtype in (torch.int64, torch.int32):
+            ids = args[0]
+        tokens = ids if ids is not None else kwargs.get("inputs_embeds")
+        if tokens is None:
+            return None
+        B, N = tokens.shape[:2]
+        cache = kwargs.get("past_key_values")
+        n_past = int(cache.get_seq_length()) if cache is not None else 0
+        phase = context.phase or ("decode" if n_past and N == 1 else "prefill")
+        attention_mask = kwargs.get("attention_mask")
+        if attention_mask is not None and attention_mask.dim() == 2 and attention_mask.shape[1] >= N:
+            counts = attention_mask.long().cumsum(1)
+            lengths, positions = counts[:, -1], counts[:, -N:] - 1
+            real = attention_mask[:, -N:].bool()
+        else:
+            positions = torch.arange(n_past, n_past + N, device=tokens.device).expand(B, N)
+            lengths = torch.full((B,), n_past + N, device=tokens.device)
+            real = None
+        seen = {}
+        for delimiter in self._delimiters:
+            old = self._seen.get(delimiter)
+            seen[delimiter] = (
+                old if n_past and old is not None and len(old) == B else torch.zeros(B, dtype=torch.bool, device=tokens.device)
+            )
+        current = Pass(phase, real, positions, lengths, ids, seen, self._image_token_id, context)
+        for delimiter in self._delimiters:
+            self._seen[delimiter] = seen[delimiter] | current._ids(TokenScope("at", token_ids=delimiter)).any(1)
+        return current

@@ -1,0 +1,75 @@
+"""Tiny random models, one per architecture: the contract tests run every intervention on each. Seeds are fixed, weights float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers as tf
+from torch import nn
+
+from policies.mlp import MLP, MLPConfig
+
+VOCAB, WIDTH, DEPTH = 61, 32, 3
+
+_SMALL = {
+    "vocab_size": VOCAB, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": DEPTH,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}
+
+
+def _causal(config: Any) -> nn.Module:
+    return tf.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+
+def _smolvlm() -> nn.Module:
+    text = tf.LlamaConfig(**_SMALL, head_dim=8)
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+              "patch_size": 8}
+    config = tf.SmolVLMConfig(text_config=text.to_dict(), vision_config=vision, scale_factor=2, image_token_id=60, pad_token_id=0)
+    return tf.SmolVLMForConditionalGeneration(config)
+
+
+TINY: dict[str, Callable[[], nn.Module]] = {
+    "llama": lambda: _causal(tf.LlamaConfig(**_SMALL, head_dim=8)),
+    "mistral": lambda: _causal(tf.MistralConfig(**_SMALL, head_dim=8)),
+    "qwen2": lambda: _causal(tf.Qwen2Config(**_SMALL)),
+    "qwen3": lambda: _causal(tf.Qwen3Config(**_SMALL, head_dim=8)),
+    "gemma2": lambda: _causal(tf.Gemma2Config(**_SMALL, head_dim=8, query_pre_attn_scalar=8)),
+    "gemma3": lambda: _causal(tf.Gemma3TextConfig(**_SMALL, head_dim=8, query_pre_attn_scalar=8)),
+    "gpt2": lambda: _causal(
+        tf.GPT2Config(vocab_size=VOCAB, n_embd=WIDTH, n_layer=DEPTH, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2)
+    ),
+    "smolvlm": _smolvlm,
+    "mlp": lambda: MLP(MLPConfig(n_inputs=6, n_outputs=4, hidden=(WIDTH, WIDTH, WIDTH))),
+}
+LANGUAGE = [name for name in TINY if name != "mlp"]
+
+
+def tiny(name: str) -> nn.Module:
+    """A tiny random model in eval mode, the same one every time."""
+    torch.manual_seed(0)
+    model = TINY[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def inputs(name: str, batch: int = 3, length: int = 6, seed: int = 1) -> Any:
+    """Model inputs: keyword arguments for language models, a tensor for the MLP."""
+    generator = torch.Generator().manual_seed(seed)
+    if name == "mlp":
+        return torch.randn(batch, 6, generator=generator)
+    return {"input_ids": torch.randint(3, VOCAB - 2, (batch, length), generator=generator)}
+
+
+def outputs(model: nn.Module, batch: Any, **kwargs: Any) -> torch.Tensor:
+    """(B, N, V) logits, or (B, n_outputs) of the MLP."""
+    with torch.no_grad():
+        if torch.is_tensor(batch):
+            return model(batch)
+        return model(**batch, use_cache=False, **kwargs).logits
