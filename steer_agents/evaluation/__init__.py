@@ -1,0 +1,1 @@
+"""What a rollout showed: intervals, paired comparisons, plots and the report."""
