@@ -26,7 +26,10 @@ AGENTS: Mapping[str, tuple[type[Any], dict[str, Any]]] = {
     "ucb1": (UCB1Config, {}),
     "thompson": (ThompsonConfig, {}),
     "thompson-gaussian": (ThompsonConfig, {"posterior": "gaussian"}),
-    "thompson-bernoulli": (ThompsonConfig, {"posterior": "bernoulli"}),
+    "thompson-bernoulli": (
+        ThompsonConfig,
+        {"posterior": "bernoulli", "reward_sd": None, "prior_mean": 0.0, "prior_sd": None},
+    ),
     "greedy": (EpsilonGreedyConfig, {"epsilon": 0.0}),
     "epsilon-greedy": (EpsilonGreedyConfig, {}),
     "uniform": (UniformConfig, {}),
