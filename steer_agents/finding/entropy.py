@@ -190,6 +190,7 @@ def from_recording(
                 f"entropy at {key}: the vector is exactly zero (weights={weights!r}, center={center!r}); entropies must vary "
                 "within a run."
             )
+        raw[key] = u
         summary = capture.Moments()
         summary.update(z.reshape(-1, z.shape[-1]))
         statistics[key] = {**capture.statistics_of(summary, u / u.norm()), "raw_norm": float(u.norm())}
