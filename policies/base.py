@@ -1,9 +1,9 @@
 """The contract between a policy and everything that steers or runs it.
 
 A policy turns a batch of observations into a batch of actions. It can be entered from outside in four places
-(`docs/architecture.md`): its modules (activation steering), its decision (temperature, masks), its initial noise and its
-sampling path. `Policy.entrances` says which of them it has. Nothing here knows a family of models, an environment or a
-steering method, and importing this module imports numpy only.
+(`docs/architecture.md`): its modules (activation steering), its decision (temperature, masks), its initial noise and
+its sampling path. `Policy.entrances` says which of them it has. Nothing here knows a family of models, an environment
+or a steering method, and importing this module imports numpy only.
 
 Axes: B rows of the batch (one row = one running episode), N tokens, D hidden size, A action size.
 """

@@ -1,7 +1,7 @@
 """Policies by name: `load("llm:smollm2-135m")`.
 
-A name is `family` or `family:argument`. The table holds "module:function" strings that are imported only when asked for;
-other packages add theirs through the entry-point group `steer_agents.policies`.
+A name is `family` or `family:argument`. The table holds "module:function" strings that are imported only when asked
+for; other packages add theirs through the entry-point group `steer_agents.policies`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run-time steering of pretrained policies: sites, directions, interventions, gates, strengths; and the loop that measures them.
+"""Run-time steering of pretrained policies: sites, directions, interventions, gates, strengths, and the loop.
 
     with sa.steer(policy, sa.Add(direction, strength=0.2)):
         steered = sa.rollout(env, policy, episodes=50, seed=0)
@@ -17,7 +17,16 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.direction": ("Direction",),
     "steer_agents.finding": ("find",),
     "steer_agents.interventions": (
-        "Add", "NormKeptAdd", "Ablate", "Rotate", "Clamp", "Cap", "SetNeurons", "Affine", "LogitMix", "plane",
+        "Add",
+        "NormKeptAdd",
+        "Ablate",
+        "Rotate",
+        "Clamp",
+        "Cap",
+        "SetNeurons",
+        "Affine",
+        "LogitMix",
+        "plane",
     ),
     "steer_agents.decisions": ("Temperature",),
     "steer_agents.gates": ("Always", "Tokens", "Probe", "Observed", "Window", "Ramp", "Decay"),
@@ -31,7 +40,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.evaluation.compare": ("compare",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,14 @@
-"""Baking: folding steering into weights, so that it costs nothing at run time; unbaking restores the saved originals bit for bit.
+"""Baking: folding steering into weights, so that it costs nothing at run time; unbaking restores them bit for bit.
 
 Any affine edit f(h) = A h + b at a site that is a linear module's output or input can be folded exactly:
 
     output:  W x + c     ->  A W x + (A c + b)          (a constant becomes a bias, an ablation a rank-1 edit of W)
     input:   W x + c     ->  W A x + (W b + c)
 
-At a residual stream (`block_output`) only constants can be folded, into the bias of the module that writes last. What cannot be
-folded is refused with the reason: a gate or token scope (weights cannot know when), strengths per row, edits that are not affine.
+At a residual stream (`block_output`) only constants can be folded, into the bias of the module that writes last. What
+cannot be
+folded is refused with the reason: a gate or token scope (weights cannot know when), strengths per row, edits that are
+not affine.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ class Baked:
             direction = part.the_direction
             lines = differences(direction.model, self._fingerprint) if direction is not None and direction.model else []
             if lines and not allow_other_model:
-                raise WrongModel(f"bake: the direction ({direction.method}) was made for another model: " + "; ".join(lines))
+                raise WrongModel(
+                    f"bake: the direction ({direction.method}) was made for another model: " + "; ".join(lines)
+                )
             strength = torch.as_tensor(part.the_strength.value, dtype=torch.float32)
             for location in resolve(target, part.the_site):
                 known = part.keys()
@@ -99,7 +103,9 @@ class Baked:
     @staticmethod
     def _check(part: Any) -> None:
         def refuse(reason: str) -> None:
-            raise NotBakeable(f"{type(part).__name__} cannot be baked: {reason} Use steer(...), which hooks it at run time.")
+            raise NotBakeable(
+                f"{type(part).__name__} cannot be baked: {reason} Use steer(...), which hooks it at run time."
+            )
 
         if not isinstance(part, Intervention):
             refuse("it steers the decision, not the network.")
@@ -121,8 +127,8 @@ class Baked:
             raise NotBakeable(f"{location.key} cannot be baked: its site map names no weight that writes there.")
         if not home.exact and not isinstance(part, Add):
             raise NotBakeable(
-                f"{type(part).__name__} at {location.key} cannot be baked: no single weight writes the residual stream, so only "
-                "constants (Add) can be folded there. Use 'mlp_output' and 'attention_output', or steer(...)."
+                f"{type(part).__name__} at {location.key} cannot be baked: no single weight writes the residual stream,"
+                " so only constants (Add) can be folded there. Use 'mlp_output' and 'attention_output', or steer(...)."
             )
         return home
 
@@ -136,7 +142,9 @@ class Baked:
         if stack.stride > 1:
             position = first + int(home.path)
             if position >= len(names):
-                raise NotBakeable(f"{location.key} cannot be baked: no linear layer of this network reads it; use steer(...).")
+                raise NotBakeable(
+                    f"{location.key} cannot be baked: no linear layer of this network reads it; use steer(...)."
+                )
             return container, names[position], children[names[position]]
         parent_path, _, attribute = home.path.rpartition(".")
         parent = submodule(children[names[first]], parent_path)
@@ -151,8 +159,12 @@ class Baked:
 
         def f(h: torch.Tensor) -> torch.Tensor:
             """The edit on (n, D) rows in float64."""
-            tensors = tuple(t.to(h.device, torch.float64) if t.is_floating_point() else t.to(h.device) for t in edit.tensors)
-            full = _on_columns(location, h, lambda part: edit.part.edit(part[None], tensors, s.to(h.device, torch.float64))[0])
+            tensors = tuple(
+                t.to(h.device, torch.float64) if t.is_floating_point() else t.to(h.device) for t in edit.tensors
+            )
+            full = _on_columns(
+                location, h, lambda part: edit.part.edit(part[None], tensors, s.to(h.device, torch.float64))[0]
+            )
             return full
 
         if not _is_linear(module):
@@ -162,7 +174,11 @@ class Baked:
         self._save(module)
         weight, conv = module.weight, _is_conv1d(module)
         W = (weight.detach().T if conv else weight.detach()).double()  # (out, in)
-        c = torch.zeros(W.shape[0], dtype=torch.float64, device=W.device) if module.bias is None else module.bias.detach().double()
+        c = (
+            torch.zeros(W.shape[0], dtype=torch.float64, device=W.device)
+            if module.bias is None
+            else module.bias.detach().double()
+        )
         if home.side == "output":
             edit.check_width(location, W.shape[0])
             b = f(torch.zeros(1, W.shape[0], dtype=torch.float64, device=W.device))[0]
@@ -209,7 +225,9 @@ class Baked:
     def __enter__(self) -> Baked:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.unbake()
 
 
@@ -240,7 +258,7 @@ def _on_columns(location: Location, h: torch.Tensor, f: Map) -> torch.Tensor:
 
 
 def _times_map(W: torch.Tensor, f: Map, b: torch.Tensor) -> torch.Tensor:
-    """W A for the affine map f(h) = A h + b: column j of A is f(e_j) - b. In chunks, so that A is never whole in memory."""
+    """W A for the map f(h) = A h + b: column j of A is f(e_j) - b. In chunks, so that A is never whole in memory."""
     product = torch.empty_like(W)
     for start in range(0, W.shape[1], _CHUNK):
         stop = min(start + _CHUNK, W.shape[1])

@@ -1,7 +1,8 @@
 """Reading activations: one batched pass that stops at the deepest requested layer and computes no logits.
 
-`stream` feeds (B, D) rows to a consumer and keeps nothing; `Moments` is the consumer behind most methods: count, mean, mean
-norm and, where asked, covariance, merged batch by batch (Chan, Golub, LeVeque 1979). `rows` keeps the rows, for methods that need them.
+`stream` feeds (B, D) rows to a consumer and keeps nothing; `Moments` is the consumer behind most methods: count, mean,
+mean norm and, where asked, covariance, merged batch by batch (Chan, Golub, LeVeque 1979). `rows` keeps the rows, for
+methods that need them.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _frugal(module: torch.nn.Module) -> dict[str, Any]:
 def stream(
     target: Steerable, batches: Iterable[Batch], site: Site, consume: Callable[[str, torch.Tensor], None]
 ) -> int:
-    """Pass every selected token's activation to `consume(key, rows)`, rows (n, D) float32; returns the number of tokens.
+    """Pass every selected token's activation to `consume(key, rows)`, rows (n, D) float32; return the token count.
 
     The site's token scope selects the tokens; with "last" there is one row per input, in order.
 
@@ -134,7 +135,9 @@ def stream(
                 consume(key, h)
             n_tokens += count
     if n_tokens == 0:
-        raise BadInput(f"capture: token scope {scope.kind!r} selected no token in the data; widen it or check the data.")
+        raise BadInput(
+            f"capture: token scope {scope.kind!r} selected no token in the data; widen it or check the data."
+        )
     return n_tokens
 
 
@@ -149,7 +152,8 @@ class Moments:
     """Streaming count, mean, mean norm and covariance of rows (n, D), in float64.
 
     Args:
-        covariance: keep the (D, D) scatter matrix too, not only the per-coordinate variance; None keeps it up to D = 1024.
+        covariance: keep the (D, D) scatter matrix too, not only the per-coordinate variance; None keeps it up to D =
+        1024.
     """
 
     def __init__(self, covariance: bool | None = None) -> None:
@@ -205,8 +209,10 @@ class Moments:
         return float((v @ self.cov() @ v).clamp(min=0).sqrt())
 
 
-def moments(target: Steerable, batches: Iterable[Batch], site: Site, covariance: bool | None = None) -> dict[str, Moments]:
-    """Location key -> `Moments` of the selected tokens' activations, in one pass over the data, storing none of them."""
+def moments(
+    target: Steerable, batches: Iterable[Batch], site: Site, covariance: bool | None = None
+) -> dict[str, Moments]:
+    """Location key -> `Moments` of the selected tokens' activations, in one pass over the data that stores none."""
     table: dict[str, Moments] = {}
 
     def consume(key: str, h: torch.Tensor) -> None:
@@ -217,7 +223,7 @@ def moments(target: Steerable, batches: Iterable[Batch], site: Site, covariance:
 
 
 def statistics_of(summary: Moments, v: torch.Tensor) -> dict[str, float]:
-    """The numbers a `Direction` carries about a unit vector v (D,) at a site; "sd" only where the covariance was kept."""
+    """What a `Direction` knows about a unit vector v (D,) at a site; "sd" only where the covariance was kept."""
     v = v.double().cpu()
     known = {"mean_norm": summary.mean_norm, "mean_projection": float(summary.mean @ v)}
     return {**known, "sd": summary.sd_along(v)} if summary.covariance else known

@@ -12,8 +12,8 @@ from policies.errors import BadInput
 class Temperature:
     """Divide the logits of the decision by a temperature; 1 is the policy as it is.
 
-    With a forced-choice read-out the answer token *is* the action, so this is a strong baseline for raising entropy. (The
-    EAST paper finds temperature useless, but its actions are parsed from free text.)
+    With a forced-choice read-out the answer token *is* the action, so this is a strong baseline for raising entropy.
+    (The EAST paper finds temperature useless, but its actions are parsed from free text.)
     """
 
     value: float

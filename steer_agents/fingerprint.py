@@ -1,4 +1,4 @@
-"""Fingerprints: which model, which data. An artifact carries both, so that it is not used on another model by mistake."""
+"""Fingerprints: which model, which data. An artifact carries both, so that it is not used on another model unseen."""
 
 from __future__ import annotations
 

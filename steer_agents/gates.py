@@ -1,8 +1,8 @@
 """When, and for whom: gates multiply the strength.
 
-A gate returns a weight: one number, (B,) for one per row, or (B, N) for one per token. Gates multiply: `Window(5, 10) * my_gate`.
-Schedules read `Context.env_step` (environment steps since reset, per row); outside of a control loop, where no policy keeps
-that count, they raise instead of guessing.
+A gate returns a weight: one number, (B,) for one per row, or (B, N) for one per token. Gates multiply: `Window(5, 10) *
+my_gate`. Schedules read `Context.env_step` (environment steps since reset, per row); outside of a control loop, where
+no policy keeps that count, they raise instead of guessing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ class Tokens(Gate):
 
     def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
         if current is None:
-            raise BadInput("a token gate needs a network with a token axis; this one has none. Use Always or a schedule.")
+            raise BadInput(
+                "a token gate needs a network with a token axis; this one has none. Use Always or a schedule."
+            )
         mask = current.mask(as_scope(self.scope))
         return 1.0 if mask is None else mask.float()
 
@@ -137,7 +139,9 @@ class Probe(Gate):
         assert h is not None
         w = self.weight_vector.to(h.device, torch.float32)
         if w.shape != h.shape[-1:]:
-            raise BadInput(f"probe gate: weights have shape {tuple(w.shape)}, the activation at its site is {h.shape[-1]} wide.")
+            raise BadInput(
+                f"probe gate: weights have shape {tuple(w.shape)}, the activation at its site is {h.shape[-1]} wide."
+            )
         probability = torch.sigmoid(h.float() @ w + self.bias)
         return probability if self.soft else (probability >= self.threshold).float()
 
@@ -156,7 +160,9 @@ class Observed(Gate):
 
     def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
         if context.observation is None:
-            raise BadInput("an Observed gate needs an observation: run the policy through policy.act(observation) or rollout.")
+            raise BadInput(
+                "an Observed gate needs an observation: run the policy through policy.act(observation) or rollout."
+            )
         memory: dict[int, torch.Tensor] = self._memory  # type: ignore[attr-defined]
         if context.act_calls not in memory:
             memory.clear()

@@ -1,6 +1,7 @@
-"""What is done at a site. Each edit is a pure function of tensors with a declared invariant; the classes only name its parameters.
+"""What is done at a site. Each edit is a pure function of tensors with declared invariants; classes name parameters.
 
-h is (B, N, D) float, V the direction's rows (k, D), s the strength as a tensor that broadcasts against (B, N, 1). s = 0 gives h back.
+h is (B, N, D) float, V the direction's rows (k, D), s the strength as a tensor that broadcasts against (B, N, 1). s = 0
+gives h back.
 
 | class | edit | invariants at every s | source |
 | --- | --- | --- | --- |
@@ -9,13 +10,13 @@ h is (B, N, D) float, V the direction's rows (k, D), s the strength as a tensor 
 | `Ablate` | h - s (h V^T) V | orthogonal part kept; s = 1 leaves no projection | directional ablation, 2406.11717 |
 | `Rotate` | rotation by s radians in the plane V | norm kept, orthogonal part kept | Selective Steering 2601.19375 |
 | `Clamp` | h + s (c - h . v) v | orthogonal part kept; s = 1 sets the projection to c | CDAS 2602.05234 |
-| `Cap` | h + s max(tau - h . v, 0) v, or min for a ceiling | in-range untouched, orthogonal part kept | Assistant Axis 2601.10387 |
+| `Cap` | h + s max(tau - h . v, 0) v, or min | in-range untouched, orthogonal part kept | Assistant Axis 2601.10387 |
 | `SetNeurons` | h_i + s (c - h_i) for chosen i | other coordinates untouched | mechanistic VLA steering 2509.00328 |
 | `Affine` | h + s (a h + b - h), elementwise | coordinates stay independent | AcT 2410.23054 |
 | `LogitMix` | (1 - s) z + s mean_l z_l on logits | between its inputs | VISTA 2502.03628 |
 
-We differ from the sources in: `Rotate` is the relative rotation (an isometry, the identity at 0), not Angular Steering's absolute
-one; `LogitMix` passes early layers through the final norm, which VISTA's released code leaves out.
+We differ from the sources in: `Rotate` is the relative rotation (an isometry, the identity at 0), not Angular
+Steering's absolute one; `LogitMix` passes early layers through the final norm, which VISTA's released code leaves out.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from steer_agents.gates import ALWAYS, Gate
 from steer_agents.sites import Site
 from steer_agents.strength import Strength, check_value
 
-# ---- the edits, as pure functions -------------------------------------------------------------------------------------
+# ---- the edits, as pure functions ----
 
 
 def add(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
@@ -90,7 +91,7 @@ def logit_mix(logits: torch.Tensor, early: torch.Tensor, s: torch.Tensor) -> tor
     return logits + s * (early - logits)
 
 
-# ---- the interventions --------------------------------------------------------------------------------------------------
+# ---- the interventions ----
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +180,8 @@ class _Directed(Intervention):
             for key, rows in self.direction.vectors.items():
                 if rows.shape[0] != self.rows_needed:
                     raise BadInput(
-                        f"{type(self).__name__} at {key} needs a direction with {self.rows_needed} row(s), got {rows.shape[0]}. "
-                        "A plane is made with steer_agents.plane(a, b)."
+                        f"{type(self).__name__} at {key} needs a direction with {self.rows_needed} row(s), got "
+                        f"{rows.shape[0]}. A plane is made with steer_agents.plane(a, b)."
                     )
 
     def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
@@ -242,7 +243,9 @@ class Clamp(_Directed):
     def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
         value = self.value if self.value is not None else self.direction.statistic(key, "mean_projection")
         if value is None:
-            raise BadInput(f"Clamp at {key}: give value=..., this direction carries no mean projection to take it from.")
+            raise BadInput(
+                f"Clamp at {key}: give value=..., this direction carries no mean projection to take it from."
+            )
         return (self.direction.vectors[key], torch.tensor(float(value)))
 
     def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
@@ -299,8 +302,8 @@ class SetNeurons(Intervention):
         check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
         if not self.indices or len(values) != len(self.indices) or len(set(self.indices)) != len(self.indices):
             raise BadInput(
-                f"SetNeurons: expected distinct indices with one value or one value each, got {len(self.indices)} indices "
-                f"({len(set(self.indices))} distinct) and {len(values)} values."
+                f"SetNeurons: expected distinct indices with one value or one value each, got {len(self.indices)} "
+                f"indices ({len(set(self.indices))} distinct) and {len(values)} values."
             )
         if min(self.indices) < 0:
             raise BadInput(f"SetNeurons: indices start at 0, got {min(self.indices)}.")
@@ -337,7 +340,9 @@ class Affine(Intervention):
     def __post_init__(self) -> None:
         check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
         if self.scale.dim() != 1 or self.scale.shape != self.offset.shape:
-            raise BadInput(f"Affine: expected (D,) scale and offset, got {tuple(self.scale.shape)} and {tuple(self.offset.shape)}.")
+            raise BadInput(
+                f"Affine: expected (D,) scale and offset, got {tuple(self.scale.shape)} and {tuple(self.offset.shape)}."
+            )
         if not (torch.isfinite(self.scale).all() and torch.isfinite(self.offset).all()):
             raise NonFinite("Affine: scale and offset must be finite.")
 
@@ -357,8 +362,8 @@ class Affine(Intervention):
 class LogitMix(Intervention):
     """Mix the logits with those read off earlier layers (through the final norm and the unembedding).
 
-    The site names the layers to read, e.g. `Site(layer=(25, 26, 27))`; the strength is the share gamma in [0, 1]. It acts on every
-    position that the model returns logits for.
+    The site names the layers to read, e.g. `Site(layer=(25, 26, 27))`; the strength is the share gamma in [0, 1]. It
+    acts on every position that the model returns logits for.
     """
 
     strength: float | torch.Tensor | Strength = 0.3
@@ -369,7 +374,9 @@ class LogitMix(Intervention):
     def __post_init__(self) -> None:
         check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
         if self.site is None or self.site.kind != "block_output" or self.site.scoped:
-            raise BadInput("LogitMix needs site=Site('block_output', layer=...) without token scope, phase or step window.")
+            raise BadInput(
+                "LogitMix needs site=Site('block_output', layer=...) without token scope, phase or step window."
+            )
 
     def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
         return ()

@@ -1,8 +1,9 @@
 """Sites: where in a network, at which tokens, in which phase and at which environment steps.
 
-A `Site` is a wish in words that hold for every model; `resolve` turns it into the `Location`s of one model with the help of
-that model's `SiteMap` (data, `policies/site_maps/`). Layers are 0-based blocks: `block_output` of layer i is what block i gives to
-block i + 1. (Hugging Face's `hidden_states[i]` is the *input* of block i: one less. Mixing the two up is a known trap.)
+A `Site` is a wish in words that hold for every model; `resolve` turns it into the `Location`s of one model with the
+help of that model's `SiteMap` (data, `policies/site_maps/`). Layers are 0-based blocks: `block_output` of layer i is
+what block i gives to block i + 1. (Hugging Face's `hidden_states[i]` is the *input* of block i: one less. Mixing the
+two up is a known trap.)
 """
 
 from __future__ import annotations
@@ -145,7 +146,11 @@ class Steerable:
         _, stack = self.stack(name)
         children = list(submodule(self.module, stack.blocks).children())
         groups = [children[i : i + stack.stride] for i in range(0, len(children), stack.stride)]
-        return [(f"{stack.blocks}.{i * stack.stride}", group) for i, group in enumerate(groups) if len(group) == stack.stride]
+        return [
+            (f"{stack.blocks}.{i * stack.stride}", group)
+            for i, group in enumerate(groups)
+            if len(group) == stack.stride
+        ]
 
     def depth(self, stack: str | None = None) -> int:
         return len(self.blocks(stack))
@@ -198,7 +203,9 @@ def layer_indices(layer: Layer | Sequence[Layer], depth: int) -> list[int]:
             raise UnknownSite(f"layer {layer} is not a fraction of the depth in (0, 1); use an int for a layer number.")
         return [math.floor(layer * depth + 1e-9)]
     if not -depth <= layer < depth:
-        raise UnknownSite(f"layer {layer} does not exist; this stack has {depth} layers, 0 to {depth - 1} (or -1 to -{depth}).")
+        raise UnknownSite(
+            f"layer {layer} does not exist; this stack has {depth} layers, 0 to {depth - 1} (or -1 to -{depth})."
+        )
     return [layer % depth]
 
 
@@ -214,7 +221,9 @@ def resolve(target: Steerable, site: Site) -> list[Location]:
             f"site {site.kind!r} is not in stack {name!r} of {target.site_map.name}{nearest(site.kind, stack.places)}"
         )
     if not stack.tokens and site.scope.kind not in ("all", "last"):
-        raise UnknownSite(f"token scope {site.scope.kind!r} at stack {name!r}: its activations have no token axis; use 'all'.")
+        raise UnknownSite(
+            f"token scope {site.scope.kind!r} at stack {name!r}: its activations have no token axis; use 'all'."
+        )
     place = stack.places[site.kind]
     blocks = target.blocks(name)
     n_heads = _n_heads(target, stack) if site.kind == "attention_heads" else 0

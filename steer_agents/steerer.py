@@ -7,11 +7,11 @@
 Rules:
 * Everything is undone on leaving, by any way out. Blocks nest; the inner one acts after the outer one at the same site.
 * Strength 0 gives bit-identical outputs.
-* A site whose module does not run in a forward pass raises `SiteNeverFired`, at the end of that pass and, for passes that
-  bypass the root module, on leaving the block.
+* A site whose module does not run in a forward pass raises `SiteNeverFired`, at the end of that pass and, for passes
+  that bypass the root module, on leaving the block.
 * A direction made for another model is refused with the difference, unless `allow_other_model=True`.
-* Under torch.compile attach first, compile second; later strengths are honoured without recompiling, as long as their shape
-  (one number, or one per row) stays the same.
+* Under torch.compile attach first, compile second; later strengths are honoured without recompiling, as long as their
+  shape (one number, or one per row) stays the same.
 """
 
 from __future__ import annotations
@@ -73,13 +73,16 @@ class Edit:
             return  # checks its indices itself
         if wanted != width:
             raise WrongWidth(
-                f"{type(self.part).__name__} at {location.key}: the direction is {wanted} wide, the activation {width}. "
-                "It was made for another site or model."
+                f"{type(self.part).__name__} at {location.key}: the direction is {wanted} wide, the activation {width}."
+                " It was made for another site or model."
             )
 
     def tensors_like(self, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self._moved is None or any(t.device != h.device for t in self._moved):
-            self._moved = tuple(t.to(h.device, torch.promote_types(h.dtype, torch.float32)) if t.is_floating_point() else t.to(h.device) for t in self.tensors)
+            self._moved = tuple(
+                t.to(h.device, torch.promote_types(h.dtype, torch.float32)) if t.is_floating_point() else t.to(h.device)
+                for t in self.tensors
+            )
         return self._moved
 
 
@@ -213,22 +216,24 @@ class SiteHook:
         if self.location.tokens and site.scope.kind != "all":
             if current is None:
                 raise BadInput(
-                    f"token scope {site.scope.kind!r} at {edit.key}: the model was called without input_ids or inputs_embeds, "
-                    "so tokens cannot be told apart. Call it with one of them."
+                    f"token scope {site.scope.kind!r} at {edit.key}: the model was called without input_ids or "
+                    "inputs_embeds, so tokens cannot be told apart. Call it with one of them."
                 )
             mask = current.mask(site.scope)
             mask = None if mask is None else mask[..., None]
         if site.phase != "any":
             phase = current.phase if current is not None else context.phase
             if phase is None:
-                raise BadInput(f"phase {site.phase!r} at {edit.key}: this model has no prefill and decode phases; use 'any'.")
+                raise BadInput(
+                    f"phase {site.phase!r} at {edit.key}: this model has no prefill and decode phases; use 'any'."
+                )
             if phase != site.phase:
                 return torch.zeros((1, 1, 1), dtype=torch.bool, device=h.device)
         if site.env_steps is not None:
             if context.env_step is None:
                 raise BadInput(
-                    f"env_steps={site.env_steps} at {edit.key} needs the environment step: run the policy through reset and "
-                    "act (or rollout), or set the context's env_step."
+                    f"env_steps={site.env_steps} at {edit.key} needs the environment step: run the policy through "
+                    "reset and act (or rollout), or set the context's env_step."
                 )
             start, stop = site.env_steps
             step = torch.as_tensor(context.env_step, device=h.device)
@@ -271,8 +276,8 @@ class Steerer:
         for part in parts:
             if not isinstance(part, (Intervention, DecisionPart)):
                 raise BadInput(
-                    f"a steerer takes interventions (Add, Ablate, ...) and decision parts (Temperature), got {type(part).__name__}. "
-                    "Wrap a Direction: Add(direction, strength=0.2)."
+                    f"a steerer takes interventions (Add, Ablate, ...) and decision parts (Temperature), got "
+                    f"{type(part).__name__}. Wrap a Direction: Add(direction, strength=0.2)."
                 )
         self.parts = parts
         self.allow_other_model = allow_other_model
@@ -311,7 +316,9 @@ class Attached:
         self._check_entrances()
         self.context: Context = getattr(self._policy, "context", None) or Context()
         self.current: Pass | None = None
-        self.device, self.dtype = _placement(self._target.module) if self._target else (torch.device("cpu"), torch.float32)
+        self.device, self.dtype = (
+            _placement(self._target.module) if self._target else (torch.device("cpu"), torch.float32)
+        )
         self._hooks: list[SiteHook | Tap] = []
         self._handles: list[Any] = []
         self._mixes: list[tuple[LogitMix, list[Tap], torch.Tensor]] = []
@@ -332,7 +339,8 @@ class Attached:
             if part.entrance not in entrances:
                 raise MissingEntrance(
                     f"{type(part).__name__} enters a policy at its {part.entrance!r}, which "
-                    f"{getattr(self._policy, 'name', type(self._policy).__name__)!r} does not have; it has {sorted(entrances)}."
+                    f"{getattr(self._policy, 'name', type(self._policy).__name__)!r} does not have; it has "
+                    f"{sorted(entrances)}."
                 )
 
     def _build(self) -> None:
@@ -346,7 +354,9 @@ class Attached:
                 lines = differences(direction.model, fingerprint)
                 if lines:
                     raise WrongModel(
-                        f"the direction ({direction.method}) was made for another model: " + "; ".join(lines) + ". Find it on this "
+                        f"the direction ({direction.method}) was made for another model: "
+                        + "; ".join(lines)
+                        + ". Find it on this "
                         "model, or pass allow_other_model=True."
                     )
             value = torch.as_tensor(part.the_strength.value, dtype=torch.float32).to(self.device).clone()
@@ -368,7 +378,9 @@ class Attached:
             for location in locations:
                 edit = Edit(part, location, value)
                 self._edits[number].append(edit)
-                edits.setdefault((id(location.module), location.side + str(location.heads)), (location, []))[1].append(edit)
+                edits.setdefault((id(location.module), location.side + str(location.heads)), (location, []))[1].append(
+                    edit
+                )
         self._hooks += [SiteHook(location, group, self) for location, group in edits.values()]
         scopes = [scope for part in self._interventions for scope in (part.the_site.scope, *part.gate.scopes())]
         delimiters = {scope.token_ids for scope in scopes if scope.kind in ("after", "at")}
@@ -439,8 +451,9 @@ class Attached:
         shown = ", ".join(f"{hook.location.key} (module {hook.location.path})" for hook in silent[:5])
         more = f" and {len(silent) - 5} more" if len(silent) > 5 else ""
         return (
-            f"{len(silent)} steered site(s) never fired {when}: {shown}{more}. The model does not call these modules on this "
-            "path (or was compiled before steering was attached, or nothing was run). `steer-agents doctor` shows which sites fire."
+            f"{len(silent)} steered site(s) never fired {when}: {shown}{more}. The model does not call these modules "
+            "on this path (or was compiled before steering was attached, or nothing was run). `steer-agents doctor` "
+            "shows which sites fire."
         )
 
     def _mix(self, output: Any, kwargs: dict[str, Any], part: LogitMix, taps: list[Tap], strength: torch.Tensor) -> Any:
@@ -448,7 +461,9 @@ class Attached:
         logits = getattr(output, "logits", None)
         _, stack = self._target.stack(part.the_site.stack)
         if logits is None or stack.final_norm is None or stack.unembedding is None:
-            raise BadInput("LogitMix needs a model that returns logits, and a stack with a final norm and an unembedding.")
+            raise BadInput(
+                "LogitMix needs a model that returns logits, and a stack with a final norm and an unembedding."
+            )
         norm = submodule(self._target.module, stack.final_norm)
         unembed = submodule(self._target.module, stack.unembedding)
         keep = kwargs.get("logits_to_keep", 0)
@@ -479,7 +494,9 @@ class Attached:
         if isinstance(value, Strength):
             unit = self._interventions[number].the_strength.unit
             if value.unit != unit:
-                raise BadInput(f"set_strength: this part's unit is {unit!r}, got {value.unit!r}; units are fixed when attaching.")
+                raise BadInput(
+                    f"set_strength: this part's unit is {unit!r}, got {value.unit!r}; units are fixed when attaching."
+                )
             value = value.value
         check_value(value)
         new = torch.as_tensor(value, dtype=torch.float32)
@@ -504,7 +521,9 @@ class Attached:
     def _number(self, part: int | str) -> int:
         if isinstance(part, int):
             if not 0 <= part < len(self._interventions):
-                raise BadInput(f"part {part} does not exist; this steering has {len(self._interventions)} activation part(s).")
+                raise BadInput(
+                    f"part {part} does not exist; this steering has {len(self._interventions)} activation part(s)."
+                )
             return part
         names = [entry.name for entry in self._interventions]
         if part not in names:

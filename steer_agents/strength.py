@@ -7,8 +7,9 @@
 | "sd" | value x standard deviation of h . v |
 | "beta" | value x ||u||, the vector's raw norm (the multiplier of the EAST paper) |
 
-Interventions that are no displacement (ablate, clamp, cap, ...) take an absolute value: 0 is off, 1 is the full operation.
-A value is one number, or a (B,) tensor with one per row of the batch; it may be changed while steering is attached.
+Interventions that are no displacement (ablate, clamp, cap, ...) take an absolute value: 0 is off, 1 is the full
+operation. A value is one number, or a (B,) tensor with one per row of the batch; it may be changed while steering is
+attached.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Strength:
         known = None if direction is None else direction.statistic(key, name)
         if known is None:
             raise BadInput(
-                f"strength unit {self.unit!r} at {key} needs the statistic {name!r}, which this direction does not carry. "
-                "Find it with steer_agents.find, or use unit='absolute'."
+                f"strength unit {self.unit!r} at {key} needs the statistic {name!r}, which this direction does not "
+                "carry. Find it with steer_agents.find, or use unit='absolute'."
             )
         return scale * known
 
@@ -85,8 +86,8 @@ def kl_budget(epsilon: float, slope: float, curvature: float) -> float:
 
         g* = 4 sqrt(epsilon) / (a + sqrt(a^2 + 4 L sqrt(epsilon)))
 
-    Source: ASC, arXiv 2507.04742, whose recipe drops the quartic term and shrinks a cubic's root; this form needs neither
-    and agrees with it to 2 %. Limits: 2 sqrt(epsilon) / a for L -> 0; (16 epsilon)^(1/4) / sqrt(L) for a = 0.
+    Source: ASC, arXiv 2507.04742, whose recipe drops the quartic term and shrinks a cubic's root; this form needs
+    neither and agrees with it to 2 %. Limits: 2 sqrt(epsilon) / a for L -> 0; (16 epsilon)^(1/4) / sqrt(L) for a = 0.
 
     Raises:
         BadInput: epsilon <= 0, a negative slope or curvature, or both of them zero (no effect: no bound).
@@ -94,7 +95,9 @@ def kl_budget(epsilon: float, slope: float, curvature: float) -> float:
     if epsilon <= 0 or slope < 0 or curvature < 0:
         raise BadInput(f"kl_budget: need epsilon > 0, slope >= 0, curvature >= 0; got {epsilon}, {slope}, {curvature}.")
     if slope == 0 and curvature == 0:
-        raise BadInput("kl_budget: slope and curvature are both 0, the direction has no effect on the output; there is no bound.")
+        raise BadInput(
+            "kl_budget: slope and curvature are both 0, the direction has no effect on the output; there is no bound."
+        )
     root = math.sqrt(epsilon)
     return 4 * root / (slope + math.sqrt(slope**2 + 4 * curvature * root))
 

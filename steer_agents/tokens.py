@@ -1,10 +1,11 @@
 """Which tokens of a forward pass a site touches, and what is known about that pass.
 
-A pass sees N new tokens of B rows. `Pass` holds their phase, position and kind, worked out from the call's own arguments
-(or from what the policy said in its `Context`); `TokenScope` selects from it.
+A pass sees N new tokens of B rows. `Pass` holds their phase, position and kind, worked out from the call's own
+arguments (or from what the policy said in its `Context`); `TokenScope` selects from it.
 
-Semantics, stated because peers differ: a token is *prompt* if it was encoded in a prefill pass and *generated* if in a decode
-pass (one new token on a filled cache). Steered keys and values stay in the cache for as long as the caller keeps it.
+Semantics, stated because peers differ: a token is *prompt* if it was encoded in a prefill pass and *generated* if in a
+decode pass (one new token on a filled cache). Steered keys and values stay in the cache for as long as the caller keeps
+it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class TokenScope:
 
     Args:
         kind: one of `KINDS`.
-        start, stop: for "index" (start only) and "span": positions among a row's own tokens, padding not counted; negative
-            ones count from the end of the prompt and therefore only match while it is encoded.
+        start, stop: for "index" (start only) and "span": positions among a row's own tokens, padding not counted;
+            negative ones count from the end of the prompt and therefore only match while it is encoded.
         token_ids: for "after" (tokens that follow the first of them) and "at" (exactly these tokens).
         name: for "class": a name in `Context.token_classes`.
     """
@@ -166,7 +167,9 @@ def _image(p: Pass, scope: TokenScope) -> torch.Tensor:
     if "image" in p.context.token_classes:
         return _class(p, TokenScope("class", name="image"))
     if p.image_token_id is None:
-        raise BadInput("token scope 'image': this model's config names no image token and the policy gave no 'image' class.")
+        raise BadInput(
+            "token scope 'image': this model's config names no image token and the policy gave no 'image' class."
+        )
     return p._ids(TokenScope("at", token_ids=(p.image_token_id,)))
 
 
@@ -223,7 +226,9 @@ class PassTracker:
         for delimiter in self._delimiters:
             old = self._seen.get(delimiter)
             seen[delimiter] = (
-                old if n_past and old is not None and len(old) == B else torch.zeros(B, dtype=torch.bool, device=tokens.device)
+                old
+                if n_past and old is not None and len(old) == B
+                else torch.zeros(B, dtype=torch.bool, device=tokens.device)
             )
         current = Pass(phase, real, positions, lengths, ids, seen, self._image_token_id, context)
         for delimiter in self._delimiters:

@@ -1,4 +1,4 @@
-"""Tiny random models, one per architecture: the contract tests run every intervention on each. Seeds are fixed, weights float32."""
+"""Tiny random float32 models, one per architecture: the contract tests run every intervention on each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from policies.mlp import MLP, MLPConfig
 VOCAB, WIDTH, DEPTH = 61, 32, 3
 
 _SMALL = {
-    "vocab_size": VOCAB, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": DEPTH,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0,
-    "bos_token_id": 1, "eos_token_id": 2,
+    "vocab_size": VOCAB,
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 
 
@@ -26,9 +33,17 @@ def _causal(config: Any) -> nn.Module:
 
 def _smolvlm() -> nn.Module:
     text = tf.LlamaConfig(**_SMALL, head_dim=8)
-    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
-              "patch_size": 8}
-    config = tf.SmolVLMConfig(text_config=text.to_dict(), vision_config=vision, scale_factor=2, image_token_id=60, pad_token_id=0)
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    config = tf.SmolVLMConfig(
+        text_config=text.to_dict(), vision_config=vision, scale_factor=2, image_token_id=60, pad_token_id=0
+    )
     return tf.SmolVLMForConditionalGeneration(config)
 
 
@@ -40,7 +55,9 @@ TINY: dict[str, Callable[[], nn.Module]] = {
     "gemma2": lambda: _causal(tf.Gemma2Config(**_SMALL, head_dim=8, query_pre_attn_scalar=8)),
     "gemma3": lambda: _causal(tf.Gemma3TextConfig(**_SMALL, head_dim=8, query_pre_attn_scalar=8)),
     "gpt2": lambda: _causal(
-        tf.GPT2Config(vocab_size=VOCAB, n_embd=WIDTH, n_layer=DEPTH, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2)
+        tf.GPT2Config(
+            vocab_size=VOCAB, n_embd=WIDTH, n_layer=DEPTH, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
+        )
     ),
     "smolvlm": _smolvlm,
     "mlp": lambda: MLP(MLPConfig(n_inputs=6, n_outputs=4, hidden=(WIDTH, WIDTH, WIDTH))),

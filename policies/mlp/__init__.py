@@ -28,7 +28,8 @@ class MLPConfig:
         n_outputs: number of actions ("categorical") or action dimensions ("deterministic").
         hidden: widths of the hidden layers.
         activation: a name in `ACTIVATIONS`.
-        head: "categorical" draws an action from softmax(outputs / temperature), "deterministic" gives tanh(outputs) in [-1, 1].
+        head: "categorical" draws an action from softmax(outputs / temperature), "deterministic" gives tanh(outputs) in
+            [-1, 1].
         keys: which entries of a Dict observation are flattened, in this order; () takes a plain array.
     """
 
@@ -83,7 +84,9 @@ class MLPPolicy(Policy):
     def set_decision(self, **settings: Any) -> dict[str, Any]:
         """Only `temperature` (of the categorical head)."""
         if set(settings) != {"temperature"} or self.config.head != "categorical":
-            raise BadInput(f"{self.name}: decision settings are ['temperature'] of a categorical head, got {sorted(settings)}.")
+            raise BadInput(
+                f"{self.name}: decision settings are ['temperature'] of a categorical head, got {sorted(settings)}."
+            )
         old = self.temperature
         self.temperature = float(settings["temperature"])
         return {"temperature": old}
@@ -122,7 +125,7 @@ class MLPPolicy(Policy):
 
 
 def load(argument: str, **options: Any) -> MLPPolicy:
-    """"mlp:<folder>" loads `config.json` and `model.safetensors`; see `save`."""
+    """Load "mlp:<folder>": its `config.json` and `model.safetensors`; see `save`."""
     import json
 
     from safetensors.torch import load_file

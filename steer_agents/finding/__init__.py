@@ -1,4 +1,4 @@
-"""Finding directions: one file per family of methods, all of them give the same `Direction`. See README.md of this folder."""
+"""Finding directions: one file per family of methods, all of them give the same `Direction`. See the README.md here."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@
 | `probe` | weights of a ridge logistic regression, strength of the ridge cross-validated | RAPTOR, arXiv 2602.00158 |
 | `lda` | Sigma^-1 (mean(h+) - mean(h-)), Ledoit-Wolf shrunk pooled covariance | Fisher 1936; scikit-learn |
 
-All are oriented from negative to positive. We differ from the sources in: `probe` folds the standardisation and 1 / ||w|| back into
-bias and strength (RAPTOR's released script does not), and every method reports the cosine between the directions of disjoint
-halves of the data, since overlapping subsamples overstate stability.
+All are oriented from negative to positive. We differ from the sources in: `probe` folds the standardisation
+and 1 / ||w|| back into bias and strength (RAPTOR's released script does not), and every method reports the cosine
+between the directions of disjoint halves of the data, since overlapping subsamples overstate stability.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from steer_agents.fingerprint import data_fingerprint, model_fingerprint
 from steer_agents.sites import Site, Steerable
 
 Inputs = Sequence[Any]
-"""Raw inputs that `Policy.encode` understands (prompts), or batches of the module: mappings of arguments, or tensors."""
+"""Raw inputs that `Policy.encode` understands (prompts), or batches of the module: mappings, or tensors."""
 
 Rows = dict[str, tuple[torch.Tensor, torch.Tensor]]
 _RIDGES = np.geomspace(1e-4, 1e2, 25)
@@ -45,8 +45,8 @@ def batches_of(target: Steerable, inputs: Inputs) -> list[capture.Batch]:
         return list(inputs)
     if target.policy is None:
         raise BadInput(
-            f"find: inputs are {type(inputs[0]).__name__}, and a bare torch module cannot encode them. Pass a policy, or batches "
-            "(mappings of the module's arguments, or tensors)."
+            f"find: inputs are {type(inputs[0]).__name__}, and a bare torch module cannot encode them. Pass a policy, "
+            "or batches (mappings of the module's arguments, or tensors)."
         )
     return list(target.policy.encode(inputs))
 
@@ -71,13 +71,11 @@ def _identity(target: Steerable, positive: Inputs, negative: Inputs, site: Site,
 
 
 def _steer_site(site: Site) -> Site:
-    """Where the direction is applied by default: the same layers, at all tokens (capture usually reads the last one)."""
+    """Where the direction is applied by default: the same layers, at all tokens (capture usually reads the last)."""
     return Site(site.kind, site.layer, site.stack, heads=site.heads)
 
 
-def mean_difference(
-    target: Steerable, *, positive: Inputs, negative: Inputs, site: Site | None = None
-) -> Direction:
+def mean_difference(target: Steerable, *, positive: Inputs, negative: Inputs, site: Site | None = None) -> Direction:
     """Difference of means, streamed: nothing but sums is kept.
 
     Args:
@@ -150,10 +148,15 @@ def pca(
 
     def solve(plus: torch.Tensor, minus: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         if len(plus) != len(minus):
-            raise BadInput(f"pca needs pairs: got {len(plus)} positive and {len(minus)} negative tokens. Use one token scope like 'last'.")
+            raise BadInput(
+                f"pca needs pairs: got {len(plus)} positive and {len(minus)} negative tokens. Use "
+                "one token scope like 'last'."
+            )
         d = (plus - minus).double()
         if n_components > min(d.shape):
-            raise BadInput(f"pca: {n_components} components of {d.shape[0]} pairs with width {d.shape[1]} do not exist.")
+            raise BadInput(
+                f"pca: {n_components} components of {d.shape[0]} pairs with width {d.shape[1]} do not exist."
+            )
         _, values, rows = torch.linalg.svd(d, full_matrices=False)
         signs = torch.sign(rows @ d.mean(0))
         rows = rows * torch.where(signs == 0, torch.ones_like(signs), signs)[:, None]
@@ -166,10 +169,10 @@ def pca(
 def probe(
     target: Steerable, *, positive: Inputs, negative: Inputs, site: Site | None = None, folds: int = 5
 ) -> Direction:
-    """Weights of a ridge logistic probe, positive against negative; `info["fit"]` holds bias, accuracy and ridge per location.
+    """Weights of a ridge logistic probe; `info["fit"]` holds bias, accuracy and ridge per location.
 
-    With unit v, sigmoid(weight_norm * (h . v) + bias) is the probe's probability, so that `gates.Probe(weight_norm * v, bias)`
-    is the matching gate.
+    With unit v, sigmoid(weight_norm * (h . v) + bias) is the probe's probability, so that `gates.Probe(weight_norm * v,
+    bias)` is the matching gate.
 
     Args:
         folds: cross-validation folds that choose the ridge among 25 values C in [1e-4, 1e2].

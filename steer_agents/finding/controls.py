@@ -1,6 +1,7 @@
 """Control directions: what a direction must beat before its effect counts.
 
-Both keep the norms of the direction they control for (so equal alpha or beta is an equal push), and nothing of its content.
+Both keep the norms of the direction they control for (so equal alpha or beta is an equal push), and nothing of its
+content.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ def random_like(direction: Direction, seed: int) -> Direction:
 def permuted_like(direction: Direction, seed: int) -> Direction:
     """The direction with its coordinates permuted: the same values at other neurons (the EAST paper's control)."""
     generator = torch.Generator().manual_seed(seed)
-    raw = {
-        key: rows[:, torch.randperm(rows.shape[1], generator=generator)] for key, rows in direction.vectors.items()
-    }
+    raw = {key: rows[:, torch.randperm(rows.shape[1], generator=generator)] for key, rows in direction.vectors.items()}
     return _controlled(direction, raw, f"permuted {seed}", seed)
 
 
@@ -35,7 +34,12 @@ def _controlled(direction: Direction, raw: dict[str, torch.Tensor], method: str,
         key: {name: entry[name] for name in _NORMS if name in entry} for key, entry in direction.statistics.items()
     }
     return Direction.from_raw(
-        raw, direction.site, norms, method=method, model=direction.model, info={"control_of": direction.method, "seed": seed}
+        raw,
+        direction.site,
+        norms,
+        method=method,
+        model=direction.model,
+        info={"control_of": direction.method, "seed": seed},
     )
 
 

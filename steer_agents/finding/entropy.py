@@ -1,16 +1,18 @@
 """Entropic activation steering (EAST): the direction along which a policy's decisions get less certain.
 
-Rahn, D'Oro, Bellemare, "Controlling Large Language Model Agents with Entropic Activation Steering", arXiv 2406.00244, section 4.
-No official code was found. With z_t^k the residual stream at the last prompt token of step t in run k, h_t^k the entropy [nats] of
-the action distribution there, and zbar^k the mean of z over run k:
+Rahn, D'Oro, Bellemare, "Controlling Large Language Model Agents with Entropic Activation Steering", arXiv 2406.00244,
+section 4. No official code was found. With z_t^k the residual stream at the last prompt token of step t in run k, h_t^k
+the entropy [nats] of the action distribution there, and zbar^k the mean of z over run k:
 
     u = (1/Z) sum_k sum_t h_t^k (z_t^k - zbar^k),     Z = sum_k sum_t h_t^k
 
-u is applied at the last position of every generation step (`tokens="last"`). Equivalently u is the within-run covariance of h and z
-divided by the mean entropy. `center="run"`, `weights="entropy"` is the paper; the others are ablations and controls.
+u is applied at the last position of every generation step (`tokens="last"`). Equivalently u is the within-run
+covariance of h and z divided by the mean entropy. `center="run"`, `weights="entropy"` is the paper; the others are
+ablations and controls.
 
-We differ from the paper in: the entropy of a forced choice is exact instead of estimated from 25 samples (that stays available
-with the sampled read-out); strengths default to alpha, the fraction of the mean activation norm, where the paper's beta multiplies ||u||.
+We differ from the paper in: the entropy of a forced choice is exact instead of estimated from 25 samples (that stays
+available with the sampled read-out); strengths default to alpha, the fraction of the mean activation norm, where the
+paper's beta multiplies ||u||.
 """
 
 from __future__ import annotations
@@ -56,10 +58,10 @@ def record(
     seed: int = 0,
     on_step: Callable[[], None] | None = None,
 ) -> Recording:
-    """Replay R histories of T prompts through a policy, recording what it would do and the activations at each decision.
+    """Replay R histories of T prompts through a policy, recording its decisions and the activations at each.
 
-    Each run's prompts extend one another, so that a policy with a key-value cache encodes each token once. Works with any read-out that
-    reports the measure `entropy_bits`.
+    Each run's prompts extend one another, so that a policy with a key-value cache encodes each token once. Works with
+    any read-out that reports the measure `entropy_bits`.
 
     Args:
         target: a policy.
@@ -75,7 +77,9 @@ def record(
         raise BadInput("record needs a policy (it asks for decisions), got a bare torch module.")
     lengths = {len(run) for run in prompts}
     if len(lengths) != 1 or len(prompts) != len(infos):
-        raise BadInput(f"record: runs must have equal length and one info each; got lengths {sorted(lengths)}, {len(infos)} infos.")
+        raise BadInput(
+            f"record: runs must have equal length and one info each; got lengths {sorted(lengths)}, {len(infos)} infos."
+        )
     n_steps = lengths.pop()
     policy.reset([seed] * len(prompts), infos)
     kept: dict[str, list[torch.Tensor]] = {}
@@ -147,7 +151,8 @@ def entropy_vector(
         weights: the entropy, all ones, or the entropies dealt out again at random over all prompts (a control).
         seed: of the shuffle.
     Returns:
-        (D,) float64. Uniform weights with run centring give exactly zero, as does an entropy that is constant over each run.
+        (D,) float64. Uniform weights with run centring give exactly zero, as does an entropy that is constant over each
+        run.
     """
     if center not in CENTERS:
         raise BadInput(f"center {center!r} is unknown{nearest(center, CENTERS)}")
@@ -162,7 +167,9 @@ def entropy_vector(
         order = torch.randperm(h.numel(), generator=torch.Generator().manual_seed(seed))
         h = h.reshape(-1)[order].reshape(h.shape)
     if h.sum() <= 0:
-        raise BadInput("entropy_vector: all entropies are zero, so there is nothing to weight by; record less certain prompts.")
+        raise BadInput(
+            "entropy_vector: all entropies are zero, so there is nothing to weight by; record less certain prompts."
+        )
     if center == "none":
         return (h[..., None] * z).sum((0, 1)) / h.sum()
     # Centring the weights instead of z is the same sum, and exact where the result is zero.
@@ -187,8 +194,8 @@ def from_recording(
         u = entropy_vector(z, h, center, weights, seed)
         if u.norm() == 0:
             raise BadInput(
-                f"entropy at {key}: the vector is exactly zero (weights={weights!r}, center={center!r}); entropies must vary "
-                "within a run."
+                f"entropy at {key}: the vector is exactly zero (weights={weights!r}, center={center!r}); entropies "
+                "must vary within a run."
             )
         raw[key] = u
         summary = capture.Moments()
@@ -199,7 +206,12 @@ def from_recording(
     data = data_fingerprint(h, *[recording.activations[key] for key in sorted(recording.activations)])
     name = "entropy" if (center, weights) == ("run", "entropy") else f"entropy ({weights} weights, center {center})"
     return Direction.from_raw(
-        raw, applied, statistics, method=name, model=model or {}, info={**(info or {}), "options": options, "data": data}
+        raw,
+        applied,
+        statistics,
+        method=name,
+        model=model or {},
+        info={**(info or {}), "options": options, "data": data},
     )
 
 
@@ -213,9 +225,10 @@ def entropy(
     weights: str = "entropy",
     seed: int = 0,
 ) -> Direction:
-    """`find(policy, "entropy", prompts=..., infos=...)`: record, then build the vector. See `record` and `entropy_vector`.
+    """`find(policy, "entropy", prompts=..., infos=...)`: record, build the vector. See `record`, `entropy_vector`.
 
-    Balance labels by passing every history under all rotations of its labels: that cancels label preferences to first order.
+    Balance labels by passing every history under all rotations of its labels: that cancels label preferences to first
+    order.
     """
     site = site or Site(layer=(1 / 2, 2 / 3, 5 / 6))
     recording = record(target, prompts, infos, site, seed)
