@@ -19,7 +19,7 @@ def parse(text: str) -> SiteMap:
     table = tomllib.loads(text)
     try:
         stacks = {name: _stack(entry) for name, entry in table.pop("stacks").items()}
-        listed = {key: tuple(table.pop(key, ())) for key in ("model_types", "classes")}
+        listed: dict[str, Any] = {key: tuple(table.pop(key, ())) for key in ("model_types", "classes")}
         return SiteMap(stacks=stacks, **listed, **table)
     except (KeyError, TypeError) as error:
         raise BadInput(f"site map: {error}. Allowed keys are the fields of SiteMap, Stack, Place and Home.") from error

@@ -1,0 +1,342 @@
+"""The command line: `steer-agents list | experiment | rollout | compare | find | show | doctor`.
+
+Every command prints tables for people; `--json` prints the same for programs. A mistake in what was asked gives one clear
+message and exit status 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from policies.errors import BadInput, SteerError
+
+app = tyro.extras.SubcommandApp()
+_OUT = Console(highlight=False)
+
+
+def _print(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
+    """A list of equal dicts as a table, or as JSON."""
+    if as_json:
+        from steer_agents.runs import jsonable
+
+        print(json.dumps(jsonable(rows), indent=1))
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in rows[0] if rows else []:
+        table.add_column(str(name), overflow="fold")
+    for row in rows:
+        table.add_row(*[_cell(value) for value in row.values()])
+    _OUT.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+@app.command(name="list")
+def list_(what: tyro.conf.Positional[str] = "all", /, json: bool = False) -> None:
+    """List what there is: policies, environments, methods, experiments, or all of them."""
+    import gymnasium as gym
+
+    import envs
+    import policies
+    from launch.experiments.base import EXPERIMENTS, module_of
+    from policies.errors import nearest
+    from policies.site_maps import site_maps
+    from steer_agents.finding import METHODS
+
+    assert envs.__name__  # importing it registers the environments
+    tables = {
+        "policies": [{"policy": f"{family}:...", "from": where} for family, where in policies.families().items()],
+        "environments": [{"environment": name} for name in sorted(gym.registry) if name.startswith("SteerAgents/")],
+        "methods": [{"method": name, "from": where} for name, where in METHODS.items()],
+        "architectures": [
+            {
+                "architecture": name,
+                "models": ", ".join((*found.model_types, *found.classes)),
+                "stacks": ", ".join(found.stacks),
+            }
+            for name, found in site_maps().items()
+        ],
+        "experiments": [{"experiment": name, "what": module_of(name).SUMMARY} for name in EXPERIMENTS],
+    }
+    if what != "all" and what not in tables:
+        raise BadInput(f"list: {what!r} is unknown{nearest(what, ['all', *tables])}")
+    chosen = tables if what == "all" else {what: tables[what]}
+    if json:
+        print(_dumps(chosen))
+        return
+    for title, rows in chosen.items():
+        _print(rows, title, False)
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, indent=1)
+
+
+experiment = tyro.extras.SubcommandApp()
+
+
+@experiment.command(name="list")
+def experiment_list(json: bool = False) -> None:
+    """List the experiments."""
+    list_("experiments", json=json)
+
+
+@experiment.command(name="run")
+def experiment_run(
+    name: tyro.conf.Positional[str], /, quick: bool = False, runs: Path = Path("runs"), json: bool = False
+) -> None:
+    """Run an experiment into runs/NAME/ and print its bars.
+
+    Args:
+        name: an experiment, see `steer-agents experiment list`.
+        quick: fewer episodes and conditions, minutes instead of half an hour.
+        runs: folder for results.
+        json: print results.json instead of tables.
+    """
+    from launch.experiments.base import run_experiment
+
+    results = run_experiment(name, quick, runs)
+    if json:
+        print(_dumps(results))
+        return
+    _print(
+        [{key: _interval(bar[key]) if key == "interval" else bar[key] for key in bar} for bar in results["bars"]],
+        "bars",
+        False,
+    )
+    _OUT.print(results["verdict"])
+    _OUT.print(f"\nreport: {runs / name / 'report.html'}", soft_wrap=True)
+
+
+def _interval(interval: Any) -> str | None:
+    return None if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+@app.command(name="rollout")
+def rollout_(
+    policy: tyro.conf.Positional[str],
+    env: tyro.conf.Positional[str],
+    /,
+    episodes: int = 50,
+    seed: int = 0,
+    num_envs: int = 16,
+    direction: Path | None = None,
+    strength: float = 0.0,
+    layer: int | None = None,
+    temperature: float = 1.0,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Run a policy in an environment, steered or not.
+
+    Args:
+        policy: e.g. llm:smollm2-135m or bandit:ucb1.
+        env: an environment id, see `steer-agents list environments`.
+        episodes: how many.
+        seed: of the run; equal seeds give pairs of episodes.
+        num_envs: episodes per batch.
+        direction: a direction file to add.
+        strength: relative dose alpha of the direction.
+        layer: use only this layer of the direction.
+        temperature: of the decision.
+        out: run folder; an interrupted run goes on there.
+        json: print the mean of every measure as JSON.
+    """
+    import envs
+    import policies
+
+    assert envs.__name__  # importing it registers the environments
+    from steer_agents.decisions import Temperature
+    from steer_agents.direction import Direction
+    from steer_agents.interventions import Add
+    from steer_agents.rollout import rollout
+    from steer_agents.steerer import Steerer
+
+    parts: list[Any] = []
+    if direction is not None:
+        found = Direction.load(direction)
+        parts.append(Add(found if layer is None else found.at(layer), strength=strength))
+    elif strength:
+        raise BadInput(f"rollout: --strength {strength} needs --direction FILE, the direction to add.")
+    if temperature != 1.0:
+        parts.append(Temperature(temperature))
+    import gymnasium as gym
+
+    from envs.bandits.metrics import episode_measures
+
+    is_bandit = env in gym.registry and "bandits" in str(gym.spec(env).entry_point)
+    measures = episode_measures if is_bandit else None
+    result = rollout(
+        env, policies.load(policy), Steerer(*parts) if parts else None, episodes=episodes, seed=seed, num_envs=num_envs, run=out,
+        measures=measures,
+    )  # fmt: skip
+    if json:
+        numbers = result.episodes.drop(columns=["episode", "seed"]).mean(numeric_only=True)
+        print(_dumps({name: None if value != value else value for name, value in numbers.items()}))
+        return
+    _OUT.print(str(result), markup=False)
+    numbers = result.episodes.drop(columns=["episode", "seed"]).select_dtypes("number")
+    _print(
+        [{"measure": name, "mean": float(numbers[name].mean()), "sd": float(numbers[name].std())} for name in numbers],
+        "episodes",
+        False,
+    )
+
+
+@app.command(name="compare")
+def compare_(
+    a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /, measure: str = "return", json: bool = False
+) -> None:
+    """Compare two run folders, paired by seed."""
+    from steer_agents.evaluation.compare import compare
+    from steer_agents.rollout import Rollout
+
+    result = compare(Rollout.load(a), Rollout.load(b), measure, names=(str(a), str(b)))
+    print(_dumps(result.to_dict()) if json else str(result))
+
+
+@app.command(name="find")
+def find_(
+    policy: tyro.conf.Positional[str],
+    method: tyro.conf.Positional[str],
+    /,
+    positive: Path,
+    negative: Path,
+    out: Path,
+    layer: str = "all",
+    kind: str = "block_output",
+    json: bool = False,
+) -> None:
+    """Find a direction from two text files of prompts, one prompt per line.
+
+    Args:
+        policy: e.g. llm:smollm2-135m.
+        method: mean-difference, pca, probe or lda.
+        positive: prompts with the concept.
+        negative: prompts without it.
+        out: the .safetensors file to write.
+        layer: a number, a fraction of the depth such as 0.5, or all.
+        kind: site, e.g. block_output.
+        json: print the header as JSON.
+    """
+    import policies
+    from steer_agents.finding import find
+    from steer_agents.sites import Site
+
+    prompts = {name: _lines(path) for name, path in (("positive", positive), ("negative", negative))}
+    site = Site(kind, _layer(layer), tokens="last")
+    found = find(policies.load(policy), method, site=site, **prompts)
+    found.save(out)
+    show(out, json=json)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise BadInput(f"find: {path} is no file; pass a text file with one prompt per line.")
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    if not lines:
+        raise BadInput(f"find: {path} holds no prompts; write one per line.")
+    return lines
+
+
+def _layer(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@app.command(name="show")
+def show(path: tyro.conf.Positional[Path], /, json: bool = False) -> None:
+    """Show what a direction file holds."""
+    from steer_agents.direction import Direction
+
+    direction = Direction.load(path)
+    rows = [
+        {
+            "site": key,
+            "shape": "x".join(map(str, vector.shape)),
+            **{name: float(value) for name, value in direction.statistics.get(key, {}).items()},
+        }
+        for key, vector in direction.vectors.items()
+    ]
+    if json:
+        print(
+            _dumps(
+                {
+                    "method": direction.method,
+                    "model": dict(direction.model),
+                    "info": dict(direction.info),
+                    "sites": rows,
+                }
+            )
+        )
+        return
+    model = ", ".join(f"{name} {value}" for name, value in direction.model.items())
+    _print(rows, f"{path}: {direction.method}; made on {model or 'an unknown model'}", False)
+
+
+@app.command(name="doctor")
+def doctor(policy: tyro.conf.Positional[str], /, calls: int = 1000, json: bool = False) -> None:
+    """Check on your own model that steering does what it says: sites fire, zero is zero, rows stay apart, memory does not grow.
+
+    Args:
+        policy: e.g. llm:smollm2-135m or llm:<folder>.
+        calls: forward passes of the memory check.
+        json: print the checks as JSON.
+    """
+    from dataclasses import asdict
+
+    from steer_agents.doctor import examine, render
+
+    import policies
+    from steer_agents.runs import jsonable
+
+    checks = examine(policies.load(policy), n_calls=calls)
+    if json:
+        print(_dumps(jsonable([asdict(check) for check in checks])))
+    else:
+        _OUT.print(render(checks))
+    if any(check.passed is False for check in checks):
+        sys.exit(1)
+
+
+def _experiment_main(args: list[str]) -> None:
+    experiment.cli(prog="steer-agents experiment", args=args)
+
+
+def main() -> None:
+    """Entry point of `steer-agents`."""
+    args = sys.argv[1:]
+    try:
+        if args[:1] == ["experiment"]:
+            _experiment_main(args[1:])
+        else:
+            app.cli(prog="steer-agents", description="Steer pretrained policies at run time.", args=args)
+    except SteerError as error:
+        Console(stderr=True, highlight=False).print(
+            f"[bold red]{type(error).__name__}[/]: {_plain(str(error))}", soft_wrap=True
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on where it stopped")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
