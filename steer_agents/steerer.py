@@ -8,7 +8,8 @@ Rules:
 * Everything is undone on leaving, by any way out. Blocks nest; the inner one acts after the outer one at the same site.
 * Strength 0 gives bit-identical outputs.
 * A site whose module does not run in a forward pass raises `SiteNeverFired`, at the end of that pass and, for passes
-  that bypass the root module, on leaving the block.
+  that bypass the root module, on leaving the block. A side stack (vision) must run in the first pass only: later ones
+  may have no new image.
 * A direction made for another model is refused with the difference, unless `allow_other_model=True`.
 * Under torch.compile attach first, compile second; later strengths are honoured without recompiling, as long as their
   shape (one number, or one per row) stays the same.
@@ -16,9 +17,11 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -26,10 +29,11 @@ from torch import nn
 from policies.base import Context, SiteMap
 from policies.errors import BadInput, MissingEntrance, NonFinite, SiteNeverFired, WrongModel, WrongWidth, nearest
 from steer_agents.fingerprint import differences, model_fingerprint
+from steer_agents.gates import Weight
 from steer_agents.interventions import Add, Intervention, LogitMix
 from steer_agents.sites import Location, Steerable, head_columns, resolve, steerable, submodule
 from steer_agents.strength import Strength, check_value
-from steer_agents.tokens import Pass, PassTracker
+from steer_agents.tokens import Pass, PassTracker, per_row
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -38,7 +42,7 @@ _HALF = (torch.bfloat16, torch.float16)
 class DecisionPart(Protocol):
     """A part that enters a policy at its decision, e.g. `Temperature`."""
 
-    entrance: str
+    entrance: ClassVar[str]
 
     def settings(self) -> dict[str, Any]: ...
 
@@ -53,27 +57,34 @@ class Edit:
 
     def __init__(self, part: Intervention, location: Location, strength: torch.Tensor) -> None:
         self.part = part
+        self.location = location
         self.key = location.key
         self.site = part.the_site
-        self.factor = part.the_strength.factor(part.the_direction, location.key)
+        self.factor = part.factor(location.key)
         self.strength = strength  # shared by all locations of the part: () or (B,)
         self.tensors = part.tensors_at(location.key)
         for tensor in self.tensors:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise NonFinite(f"{type(part).__name__} at {location.key}: its tensors contain NaN or infinity.")
+        if not math.isfinite(self.factor):
+            raise NonFinite(
+                f"{type(part).__name__} at {location.key}: one {part.the_strength.unit!r} is worth {self.factor}; the "
+                "direction's statistics are damaged, find it again."
+            )
         self._moved: tuple[torch.Tensor, ...] | None = None
 
-    def check_width(self, location: Location, width: int) -> None:
-        if not self.tensors:
-            return
-        wanted = self.tensors[0].shape[-1]
-        columns = head_columns(location, width)
-        width = width if columns is None else len(columns)
-        if self.part.the_direction is None and type(self.part).__name__ == "SetNeurons":
-            return  # checks its indices itself
-        if wanted != width:
+    def columns(self, width: int, device: torch.device) -> torch.Tensor | None:
+        """Column indices of the selected heads, or None for all columns."""
+        columns = head_columns(self.location, width)
+        return None if columns is None else columns.to(device)
+
+    def check_width(self, width: int) -> None:
+        wanted = self.part.width(self.key)
+        if self.location.heads is not None:
+            width = width // self.location.n_heads * len(self.location.heads)
+        if wanted is not None and wanted != width:
             raise WrongWidth(
-                f"{type(self.part).__name__} at {location.key}: the direction is {wanted} wide, the activation {width}."
+                f"{type(self.part).__name__} at {self.key}: the direction is {wanted} wide, the activation {width}."
                 " It was made for another site or model."
             )
 
@@ -86,15 +97,16 @@ class Edit:
         return self._moved
 
 
-def _rows(value: torch.Tensor, n_rows: int, repeats: int, what: str) -> torch.Tensor:
-    """Bring a (B,) or (B, N) tensor to the rows of a pass, repeating it for M completions per row."""
-    if value.shape[0] == n_rows:
-        return value
-    if repeats > 1 and value.shape[0] * repeats == n_rows:
-        return value.repeat_interleave(repeats, dim=0)
-    raise BadInput(
-        f"{what} has {value.shape[0]} rows, the batch has {n_rows}. Give one number, or one per row of the batch."
-    )
+def _amount(s: torch.Tensor, weight: Weight, h: torch.Tensor, repeats: int, key: str) -> torch.Tensor:
+    """Strength times gate weight, to broadcast against h (B, N, D): (B or 1, N or 1, 1)."""
+    B, N = h.shape[:2]
+    s = per_row(s, B, repeats, "strength").reshape(B, 1, 1) if s.dim() else s.reshape(1, 1, 1)
+    if not torch.is_tensor(weight) or weight.dim() == 0:
+        return s * weight
+    weight = per_row(weight.to(h.device), B, repeats, "gate weight")
+    if weight.dim() > 2 or (weight.dim() == 2 and weight.shape[1] not in (1, N)):
+        raise BadInput(f"the gate at {key} gave weights {tuple(weight.shape)} for {(B, N)} tokens.")
+    return s * weight.reshape(B, -1, 1)
 
 
 class SiteHook:
@@ -112,7 +124,8 @@ class SiteHook:
 
     @staticmethod
     def _is_plain_add(edit: Edit) -> bool:
-        return type(edit.part) is Add and edit.part.gate.constant and not edit.site.scoped
+        plain = edit.location.heads is None and not edit.site.scoped
+        return plain and type(edit.part) is Add and edit.part.gate.constant
 
     def register(self) -> Any:
         if self.location.side == "input":
@@ -138,10 +151,11 @@ class SiteHook:
             self.delta.copy_(total)
         else:
             self.delta = total.to(self.attached.device, self.attached.dtype)
+            self.checked = False  # its dtype and device are set right at the next pass
 
     def _check(self, h: torch.Tensor) -> None:
         for edit in self.edits:
-            edit.check_width(self.location, h.shape[-1])
+            edit.check_width(h.shape[-1])
         if self.fast:
             assert self.delta is not None
             if self.delta.dtype is not h.dtype or self.delta.device != h.device:
@@ -150,10 +164,10 @@ class SiteHook:
 
     def _after_fast(self, module: nn.Module, args: Any, output: Any) -> Any:
         self.fired = True
-        if output.__class__ is tuple:
+        if isinstance(output, (tuple, list)):
             if not self.checked:
                 self._check(output[0])
-            return (self._plus(output[0]), *output[1:])
+            return type(output)((self._plus(output[0]), *output[1:]))
         if not self.checked:
             self._check(output)
         return self._plus(output)
@@ -162,7 +176,7 @@ class SiteHook:
         delta = self.delta
         assert delta is not None
         if delta.dim() == h.dim() and delta.shape[0] != h.shape[0]:
-            delta = _rows(delta, h.shape[0], self.attached.context.repeats, "strength")
+            delta = per_row(delta, h.shape[0], self.attached.context.repeats, "strength")
         return h + delta
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -179,29 +193,19 @@ class SiteHook:
         h = value[:, None] if value.dim() == 2 else value
         if not self.checked:
             self._check(h)
-        columns = head_columns(self.location, h.shape[-1])
         for edit in self.edits:
-            part = h if columns is None else h[..., columns.to(h.device)]
-            edited = self._edited(part, edit, h)
+            columns = edit.columns(h.shape[-1], h.device)
             if columns is None:
-                h = edited
+                h = self._edited(h, edit)
             else:
-                h = h.clone()
-                h[..., columns.to(h.device)] = edited
+                h = h.index_copy(-1, columns, self._edited(h[..., columns], edit))
         return h.reshape(value.shape)
 
-    def _edited(self, part: torch.Tensor, edit: Edit, whole: torch.Tensor) -> torch.Tensor:
+    def _edited(self, part: torch.Tensor, edit: Edit) -> torch.Tensor:
         context, current = self.attached.context, self.attached.current
-        B = part.shape[0]
-        s = edit.strength.to(part.device) * edit.factor
-        s = _rows(s, B, context.repeats, "strength").reshape(B, 1, 1) if s.dim() else s.reshape(1, 1, 1)
         gate = edit.part.gate
         weight = gate.weight(context, current, part if gate.needs_activation else None)
-        if torch.is_tensor(weight) and weight.dim():
-            weight = _rows(weight.to(part.device), B, context.repeats, "gate weight")
-            s = s * weight.reshape(B, -1, 1)
-        else:
-            s = s * weight
+        s = _amount(edit.strength.to(part.device) * edit.factor, weight, part, context.repeats, edit.key)
         keep = s != 0
         mask = self._mask(edit, current, context, part)
         if mask is not None:
@@ -217,9 +221,14 @@ class SiteHook:
             if current is None:
                 raise BadInput(
                     f"token scope {site.scope.kind!r} at {edit.key}: the model was called without input_ids or "
-                    "inputs_embeds, so tokens cannot be told apart. Call it with one of them."
+                    "inputs_embeds (or not through its own forward), so tokens cannot be told apart. Call it with one."
                 )
             mask = current.mask(site.scope)
+            if mask is not None and mask.shape != h.shape[:2]:
+                raise BadInput(
+                    f"token scope {site.scope.kind!r} at {edit.key}: the model was given {tuple(mask.shape)} tokens, "
+                    f"but the site sees {tuple(h.shape[:2])}; this model drops or adds some. Use 'all' there."
+                )
             mask = None if mask is None else mask[..., None]
         if site.phase != "any":
             phase = current.phase if current is not None else context.phase
@@ -238,7 +247,7 @@ class SiteHook:
             start, stop = site.env_steps
             step = torch.as_tensor(context.env_step, device=h.device)
             inside = (step >= start) & (step < (stop if stop is not None else torch.iinfo(torch.int64).max))
-            rows = _rows(inside, h.shape[0], context.repeats, "env_step").reshape(-1, 1, 1)
+            rows = per_row(inside, h.shape[0], context.repeats, "env_step").reshape(-1, 1, 1)
             mask = rows if mask is None else mask & rows
         return mask
 
@@ -308,11 +317,9 @@ class Attached:
 
     def __init__(self, steerer: Steerer, target: Any, site_map: SiteMap | None = None) -> None:
         self.steerer = steerer
-        self._given = target
-        target = getattr(target, "_orig_mod", target)  # a module wrapped by torch.compile
         self._interventions = [part for part in steerer.parts if isinstance(part, Intervention)]
         self._target: Steerable | None = steerable(target, site_map) if self._interventions else None
-        self._policy = self._target.policy if self._target else target
+        self._policy: Any = self._target.policy if self._target else target
         self._check_entrances()
         self.context: Context = getattr(self._policy, "context", None) or Context()
         self.current: Pass | None = None
@@ -344,7 +351,8 @@ class Attached:
                 )
 
     def _build(self) -> None:
-        edits: dict[tuple[int, str], tuple[Location, list[Edit]]] = {}
+        edits: dict[tuple[int, str], list[Edit]] = {}
+        taps: list[SiteHook | Tap] = []
         fingerprint: Mapping[str, Any] | None = None
         for number, part in enumerate(self._interventions):
             assert self._target is not None
@@ -355,14 +363,14 @@ class Attached:
                 if lines:
                     raise WrongModel(
                         f"the direction ({direction.method}) was made for another model: "
-                        + "; ".join(lines)
-                        + ". Find it on this "
-                        "model, or pass allow_other_model=True."
+                        f"{'; '.join(lines)}. Find it on this model, or pass allow_other_model=True."
                     )
             value = torch.as_tensor(part.the_strength.value, dtype=torch.float32).to(self.device).clone()
             self._strengths[number] = value
             self._edits[number] = []
             locations = resolve(self._target, part.the_site)
+            for scope in part.gate.scopes():
+                resolve(self._target, replace(part.the_site, tokens=scope))  # refuses scopes that mean nothing there
             known = part.keys()
             missing = [loc.key for loc in locations if known is not None and loc.key not in known]
             if missing:
@@ -371,22 +379,20 @@ class Attached:
                     "Choose the site's layer and kind among those, or find the direction there."
                 )
             if isinstance(part, LogitMix):
-                taps = [Tap(location) for location in locations]
-                self._hooks += taps
-                self._mixes.append((part, taps, value))
+                read = [Tap(location) for location in locations]
+                taps += read
+                self._mixes.append((part, read, value))
                 continue
             for location in locations:
                 edit = Edit(part, location, value)
                 self._edits[number].append(edit)
-                edits.setdefault((id(location.module), location.side + str(location.heads)), (location, []))[1].append(
-                    edit
-                )
-        self._hooks += [SiteHook(location, group, self) for location, group in edits.values()]
+                edits.setdefault((id(location.module), location.side), []).append(edit)
+        # Taps come last, so that they read what the edits at the same site made.
+        self._hooks = [*(SiteHook(group[0].location, group, self) for group in edits.values()), *taps]
         scopes = [scope for part in self._interventions for scope in (part.the_site.scope, *part.gate.scopes())]
-        delimiters = {scope.token_ids for scope in scopes if scope.kind in ("after", "at")}
         module = self._target.module if self._target else None
         self._needs_pass = any(isinstance(hook, SiteHook) and not hook.fast for hook in self._hooks)
-        self._tracker = PassTracker(getattr(module, "config", None), {d for d in delimiters if d})
+        self._tracker = PassTracker(module, scopes)
 
     # ---- the with block
 
@@ -427,6 +433,7 @@ class Attached:
         for hook in self._hooks:
             if isinstance(hook, Tap):
                 hook.value = None
+        self.current = None
 
     # ---- one forward pass
 
@@ -437,14 +444,21 @@ class Attached:
             self.current = self._tracker.observe(args, kwargs, self.context)
 
     def _after_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        silent = [hook for hook in self._hooks if not hook.fired and not self._may_rest(hook)]
+        if silent and self.steerer.require_fired:
+            raise SiteNeverFired(self._never_fired(silent, "in this forward pass"))
         for hook in self._hooks:
-            if not hook.fired and self.steerer.require_fired:
-                silent = [silent for silent in self._hooks if not silent.fired]
-                raise SiteNeverFired(self._never_fired(silent, "in this forward pass"))
-            hook.ever_fired = True
+            if hook.fired:
+                hook.ever_fired = True
         for part, taps, strength in self._mixes:
             output = self._mix(output, kwargs, part, taps, strength)
+        self.current = None  # a pass that bypasses the root module must not see this one's tokens
         return output if self._mixes else None
+
+    def _may_rest(self, hook: SiteHook | Tap) -> bool:
+        """A side stack (the vision tower) runs when there is something new to see, not while text is generated."""
+        assert self._target is not None
+        return hook.ever_fired and hook.location.stack != self._target.site_map.default_stack
 
     @staticmethod
     def _never_fired(silent: Sequence[SiteHook | Tap], when: str) -> str:
@@ -474,11 +488,10 @@ class Attached:
             h = tap.value[:, keep] if torch.is_tensor(keep) else tap.value[:, -logits.shape[1] :]
             z = unembed(norm(h) if part.final_norm else h)
             early.append(torch.tanh(z / cap) * cap if cap else z)
-        gate = part.gate.weight(self.context, self.current, None)
-        s = strength * gate
-        s = s.reshape(-1, 1, 1) if torch.is_tensor(s) and s.dim() else s
-        mixed = part.edit(logits, (torch.stack(early).mean(0),), torch.as_tensor(s, dtype=logits.dtype))
-        output.logits = torch.where(torch.as_tensor(s != 0), mixed, logits)
+        weight = part.gate.weight(self.context, self.current, None)
+        s = _amount(strength.to(logits.device), weight, logits, self.context.repeats, "the logits").to(logits.dtype)
+        mixed = part.edit(logits, (torch.stack(early).mean(0),), s)
+        output.logits = torch.where(s != 0, mixed, logits)
         return output
 
     # ---- live strengths

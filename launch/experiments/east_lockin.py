@@ -1,7 +1,8 @@
 """Lock-in rescue: a language model that was forced onto the worst arm stays there; does raising its entropy free it?
 
-Protocol: Gaussian bandit, means uniform in 35 to 65, sd 10, 25 pulls of which the first 5 are forced on the worst arm. All conditions see the same
-episodes: same arms, same reward tapes, same random numbers for the policy's draws. SuffFail: no best arm in the second half.
+Protocol: Gaussian bandit, means uniform in 35 to 65, sd 10, 25 pulls of which the first 5 are forced on the worst arm. All
+conditions see the same episodes: same arms, same reward tapes, same random numbers for the policy's draws. SuffFail: no best
+arm in the second half.
 """
 
 from __future__ import annotations
@@ -254,7 +255,8 @@ def _summary(n_arms: int, choice: Choice, found: list[Condition], runs: dict[str
     beaten = sum(against[name].low > 0 for name in strict if name != "base")
     words = "frees" if gap.low > 0 and worst.low > 0 else "is not shown to free"
     verdict = (
-        f"With {n_arms} arms, EAST (layer {choice.layer}, alpha {choice.alpha:g}) {words} the model from the worst arm more than its controls do: "
+        f"With {n_arms} arms, EAST (layer {choice.layer}, alpha {choice.alpha:g}) {words} the model "
+        "from the worst arm more than its controls do: "
         f"SuffFail {side['base'].value:.2f} unsteered, {side[east].value:.2f} steered (difference {gap.value:.2f}, 95% interval "
         f"{gap.low:.2f} to {gap.high:.2f}); it beats {beaten} of {len(strict) - 1} norm-matched controls, the best of which "
         f"leaves {worst.value + side[east].value:.2f}."

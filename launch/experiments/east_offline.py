@@ -131,7 +131,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     parts = [_one(policy, n_arms, s, folder, say) for n_arms in s.arms]
     return Outcome(
         title="EAST on held-out prompts",
-        question="Does adding the entropy-weighted direction raise the entropy of a language model's choices, does subtracting it lower it, "
+        question="Does adding the entropy-weighted direction raise the entropy of a language model's choices, does subtracting "
+        "it lower it, "
         "and do equally long control vectors leave it alone?",
         verdict=" ".join(part.verdict for part in parts),
         bars=[bar for part in parts for bar in part.bars],
@@ -140,8 +141,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         figures=[part.figure for part in parts],
         notes=[
             "Entropy on fixed prompts is necessary, not sufficient: what it does to behaviour is measured by east-lockin.",
-            "slope is a of (steered logits) = a (base logits) + b: below 1 the choice gets less certain, below 0 it is turned round. offset is the "
-            "largest |b| over the arms: a preference that was moved.",
+            "slope is a of (steered logits) = a (base logits) + b: below 1 the choice gets less certain, below 0 it is turned round. "
+            "offset is the largest |b| over the arms: a preference that was moved.",
             "Temperature divides the logits: its slope is 1 / T, and the action mass does not change.",
         ],
         extra={
@@ -282,8 +283,10 @@ def _verdict(n_arms: int, choice: Choice, comparisons: dict[str, Comparison], s:
     loudest = max((c for name, c in comparisons.items() if name.startswith("random")), key=lambda c: abs(c.value))
     both = up.low > 0 and down.high < 0
     return (
-        f"With {n_arms} arms, at layer {choice.layer} the direction {'moves' if both else 'is not shown to move'} the entropy both ways: {up.value:+.2f} bits at "
-        f"alpha +{s.probe_dose:g} (95% interval {up.low:+.2f} to {up.high:+.2f}), {down.value:+.2f} at -{s.probe_dose:g} ({down.low:+.2f} to {down.high:+.2f}); "
+        f"With {n_arms} arms, at layer {choice.layer} the direction {'moves' if both else 'is not shown to move'} "
+        f"the entropy both ways: {up.value:+.2f} bits at "
+        f"alpha +{s.probe_dose:g} (95% interval {up.low:+.2f} to {up.high:+.2f}), {down.value:+.2f} at -{s.probe_dose:g} "
+        f"({down.low:+.2f} to {down.high:+.2f}); "
         f"the loudest random direction gives {loudest.value:+.2f}."
     )
 
@@ -299,7 +302,7 @@ def _figure(n_arms: int, choice: Choice, found: list[Condition], tables: dict[st
     for family in ("random", "permuted"):
         members = [point(c) for c in found if c.family == family]
         controls[f"{family} (mean of all)"] = (
-            pd.DataFrame(members + [point(zero)]).groupby("dose", as_index=False).mean()
+            pd.DataFrame([*members, point(zero)]).groupby("dose", as_index=False).mean()
         )
     base: Interval = mean_interval(tables["base"]["entropy_bits"].to_numpy())
     png = plots.dose_curve(
@@ -307,5 +310,5 @@ def _figure(n_arms: int, choice: Choice, found: list[Condition], tables: dict[st
         controls=controls, dose_label="strength alpha (share of the mean activation norm)",
     )  # fmt: skip
     text = ", ".join(f"{r.dose:+g}: {r.value:.2f}" for r in dose.itertuples())
-    return Figure(f"dose-k{n_arms}", png, "Mean action entropy by strength with bootstrap 95 % intervals over histories; controls of the same norm.",
+    return Figure(f"dose-k{n_arms}", png, "Mean action entropy by strength with bootstrap 95 % intervals over histories; controls have its norm.",
                   f"Entropy in bits by strength: {text}")  # fmt: skip
