@@ -182,16 +182,18 @@ class _Row:
     def __init__(self, make: Callable[[], gym.Env], env: gym.Env | None, owned: bool) -> None:
         self._make, self.env, self._owned = make, env, owned
         self.observation: Any = None
+        self._previous: Any = None
 
     def reset(self, seed: int, options: Mapping[str, Any] | None) -> tuple[dict[str, Any], str | None]:
         try:
             if self.env is None:
                 self.env = self._make()
             observation, info = self.env.reset(seed=seed, options=None if options is None else dict(options))
-            self._keep(observation)
+            self.observation = observation
+            self.check()
             return dict(info), None
         except Exception as error:
-            return {}, self._failed(error)
+            return {}, self.failed(error)
 
     def step(self, action: Any) -> tuple[float, bool, bool, dict[str, Any], str | None]:
         assert self.env is not None
@@ -200,19 +202,21 @@ class _Row:
             reward = float(reward)
             if not np.isfinite(reward):
                 raise ValueError(f"the reward is {reward}")
-            self._keep(observation)
+            self._previous, self.observation = self.observation, observation
             return reward, bool(terminated), bool(truncated), dict(info), None
         except Exception as error:
-            return 0.0, False, False, {}, self._failed(error)
+            return 0.0, False, False, {}, self.failed(error)
 
-    def _keep(self, observation: Any) -> None:
-        """Take the observation, having tried that it can be batched (a misshapen one must not fail the other rows)."""
+    def check(self) -> None:
+        """Raise if the observation does not fit its space (a misshapen one must not fail the other rows)."""
         assert self.env is not None
-        space = self.env.observation_space
-        stack_observations(space, [observation])
-        self.observation = observation
+        stack_observations(self.env.observation_space, [self.observation])
 
-    def _failed(self, error: Exception) -> str:
+    def step_back(self) -> None:
+        """Show the observation before the last one again."""
+        self.observation = self._previous
+
+    def failed(self, error: Exception) -> str:
         """After an exception the environment is not trusted: the next episode of this row gets a new one."""
         if self._owned:
             self.close()
@@ -277,10 +281,20 @@ class GuardedEnvs(EnvBatch):
             rows[index].step(fitted[index]) if index in fitted else (0.0, False, False, {}, None)
             for index in range(len(rows))
         ]
-        reward, terminated, truncated, infos, errors = zip(*results, strict=True)
-        return Step(
-            self._observation(), np.array(reward), np.array(terminated), np.array(truncated), list(infos), list(errors)
-        )
+        reward, terminated, truncated, infos, found = zip(*results, strict=True)
+        errors = list(found)
+        try:
+            observation = self._observation()
+        except Exception:  # one of the observations does not fit: find out whose
+            for index in fitted:
+                try:
+                    if errors[index] is None:
+                        rows[index].check()
+                except Exception as error:
+                    errors[index] = rows[index].failed(error)
+                    rows[index].step_back()
+            observation = self._observation()
+        return Step(observation, np.array(reward), np.array(terminated), np.array(truncated), list(infos), errors)
 
     def _observation(self) -> Observation:
         observations = [row.observation for row in self._rows[: self._running]]

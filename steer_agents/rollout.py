@@ -57,7 +57,7 @@ Measures = Callable[[pd.DataFrame, Mapping[str, Any]], Mapping[str, float]]
 class SteererLike(Protocol):
     """What `rollout` needs of a steerer."""
 
-    def attach(self, policy: Policy) -> AbstractContextManager[Any]:
+    def attach(self, policy: Policy, /) -> AbstractContextManager[Any]:
         """Steer the policy until the context is left."""
 
     def describe(self) -> Mapping[str, Any]:
@@ -446,7 +446,7 @@ class _Progress:
 def _progress_bar(
     wanted: bool | None, title: str, episodes: int, batch: EnvBatch, max_steps: int | None
 ) -> Iterator[_Progress]:
-    """A rich progress bar on stderr with the time left, removed at the end; silent unless wanted."""
+    """A rich progress bar on stderr with the time left (in a log only its last state); silent unless wanted."""
     limits = [limit for limit in (max_steps, batch.max_episode_steps) if limit]
     typical = min(limits) if limits else None
     if not (sys.stderr.isatty() if wanted is None else wanted):
@@ -463,7 +463,8 @@ def _progress_bar(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as rich_progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=console.is_terminal) as rich_progress:
         task = rich_progress.add_task(title, total=episodes, shown=0)
 
         class Bar(_Progress):

@@ -282,13 +282,13 @@ class RunFolder:
         asked = jsonable(config)
         environment = environment_record()
         record = self.record
+        self._sweep()
         if record is None:
             if (self.path / "waves").exists():
                 raise RunMismatch(f"{self.path} has parts of a run but no run.json; use another folder.")
             record = {"format": FORMAT, "config": asked, "environments": [environment]}
             write_json(self.path / "run.json", record)
             return
-        self._sweep()
         here, wanted = _flat(record["config"]), _flat(asked)
         differing = [
             f"{key}: the folder has {here.get(key, '(nothing)')!r}, asked {wanted.get(key, '(nothing)')!r}"

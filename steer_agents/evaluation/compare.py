@@ -107,12 +107,13 @@ class Comparison:
         left = [f"{self.n_errored} errored"] if self.n_errored else []
         left += [f"{self.n_missing} without the measure"] if self.n_missing else []
         without = f" ({' and '.join(left)} left out)" if left else ""
-        interval = "no interval" if math.isnan(self.low) else f"{self.low:+.4g} to {self.high:+.4g}"
+        level = f"{100 * self.confidence:.4g}% interval"
+        interval = "no interval" if math.isnan(self.low) else f"{level} {self.low:+.4g} to {self.high:+.4g}"
         size = "h" if self.kind == "binary" else "d_z"
         return (
             f"{self.verdict}\n"
             f"  {self.a}: {self.side_a}   {self.b}: {self.side_b}\n"
-            f"  difference {self.value:+.4g}, {100 * self.confidence:.4g}% {interval}, p = {self.p_value:.2g}, "
+            f"  difference {self.value:+.4g}, {interval}, p = {self.p_value:.2g}, "
             f"{size} = {self.effect_size:.3g}, {self.n} pairs{without}"
         )
 

@@ -2,8 +2,8 @@
 
 Sources: Wilson (1927), J. Am. Stat. Assoc. 22:209 (score interval); Clopper and Pearson (1934), Biometrika 26:404
 (exact interval); Newcombe (1998), Statistics in Medicine 17:2635, method 10 (paired difference of proportions); Efron
-(1987), J. Am. Stat. Assoc. 82:171 (BCa bootstrap). The first two and BCa are SciPy's. Where BCa is undefined (SciPy
-gives NaN) the interval is the plain percentile one, and `Interval.method` says so.
+(1987), J. Am. Stat. Assoc. 82:171 (BCa bootstrap). The exact one and BCa are SciPy's. Where BCa is undefined
+(SciPy gives NaN) the interval is the plain percentile one, and `Interval.method` says so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,9 @@ def check_confidence(confidence: float) -> None:
 def proportion_interval(successes: int, n: int, confidence: float = 0.95, method: str = "wilson") -> Interval:
     """A proportion with its interval.
 
+    Wilson's, with z the normal quantile of (1 + confidence)/2 and p = successes / n:
+    (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n).
+
     Args:
         successes: between 0 and `n`.
         n: trials, at least 1.
@@ -67,13 +71,20 @@ def proportion_interval(successes: int, n: int, confidence: float = 0.95, method
         BadInput: counts out of range, or an unknown method.
     """
     check_confidence(confidence)
-    names = {"wilson": "wilson", "exact": "exact"}
-    if method not in names:
-        raise BadInput(f"interval method {method!r} is unknown{nearest(method, names)}")
+    if method not in ("wilson", "exact"):
+        raise BadInput(f"interval method {method!r} is unknown{nearest(method, ('wilson', 'exact'))}")
     if n < 1 or not 0 <= successes <= n:
         raise BadInput(f"proportion: got {successes} successes of {n}; needed are n >= 1 and successes from 0 to n.")
-    found = stats.binomtest(int(successes), int(n)).proportion_ci(confidence, names[method])
-    return Interval(successes / n, float(found.low), float(found.high), confidence, int(n), method)
+    p = successes / n
+    if method == "exact":
+        found = stats.binomtest(int(successes), int(n)).proportion_ci(confidence, "exact")
+        return Interval(p, float(found.low), float(found.high), confidence, int(n), method)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    low = 0.0 if successes == 0 else centre - reach
+    high = 1.0 if successes == n else centre + reach
+    return Interval(p, low, high, confidence, int(n), method)
 
 
 def newcombe_interval(both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95) -> Interval:
