@@ -160,7 +160,7 @@ def rollout_(
     from steer_agents.decisions import Temperature
     from steer_agents.direction import Direction
     from steer_agents.interventions import Add
-    from steer_agents.rollout import rollout
+    from steer_agents.loop import rollout
     from steer_agents.steerer import Steerer
 
     parts: list[Any] = []
@@ -200,7 +200,7 @@ def compare_(
 ) -> None:
     """Compare two run folders, paired by seed."""
     from steer_agents.evaluation.compare import compare
-    from steer_agents.rollout import Rollout
+    from steer_agents.loop import Rollout
 
     result = compare(Rollout.load(a), Rollout.load(b), measure, names=(str(a), str(b)))
     print(_dumps(result.to_dict()) if json else str(result))

@@ -36,7 +36,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.baking": ("bake",),
     "steer_agents.capture": ("moments", "rows"),
     "steer_agents.doctor": ("examine",),
-    "steer_agents.rollout": ("Rollout", "rollout"),
+    "steer_agents.loop": ("Rollout", "rollout"),
     "steer_agents.evaluation.compare": ("compare",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

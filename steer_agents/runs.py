@@ -1,6 +1,6 @@
 """A run folder: what was asked, what it ran on, and results that are either whole or absent.
 
-Layout of a folder that `steer_agents.rollout` fills:
+Layout of a folder that `steer_agents.loop` fills:
 
     run.json             config (what was asked, seed included) and environments (what it ran on, one record per change)
     waves/NAME/*.parquet finished parts, each one renamed into place when it was whole

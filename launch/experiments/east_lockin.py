@@ -26,7 +26,7 @@ from steer_agents.evaluation.intervals import over_time, proportion_interval
 from steer_agents.evaluation.report import Bar
 from steer_agents.gates import Decay
 from steer_agents.interventions import Add
-from steer_agents.rollout import Rollout, rollout
+from steer_agents.loop import Rollout, rollout
 from steer_agents.steerer import Steerer
 
 SUMMARY = "EAST frees a language model that is locked into the worst arm of a bandit (closed loop, with all controls)"
@@ -48,7 +48,7 @@ class Settings(EastSettings):
 
     episodes: int = 64
     n_random: int = 5
-    n_permuted: int = 5
+    n_permuted: int = 3
     temperatures: tuple[float, ...] = (2.0, 4.0)
     more: bool = True
     num_envs: int = 32
@@ -60,8 +60,8 @@ def settings(quick: bool) -> Settings:
     if not quick:
         return full
     return replace(
-        full, arms=(5,), train_runs=8, validation_runs=5, episodes=24, n_random=2, n_permuted=1, temperatures=(2.0,), more=False,
-        num_envs=24,
+        full, arms=(5,), train_runs=8, validation_runs=5, episodes=20, n_random=2, n_permuted=1, temperatures=(2.0,), more=False,
+        num_envs=20,
     )  # fmt: skip
 
 

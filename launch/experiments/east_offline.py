@@ -310,5 +310,5 @@ def _figure(n_arms: int, choice: Choice, found: list[Condition], tables: dict[st
         controls=controls, dose_label="strength alpha (share of the mean activation norm)",
     )  # fmt: skip
     text = ", ".join(f"{r.dose:+g}: {r.value:.2f}" for r in dose.itertuples())
-    return Figure(f"dose-k{n_arms}", png, "Mean action entropy by strength with bootstrap 95 % intervals over histories; controls have its norm.",
+    return Figure(f"dose-k{n_arms}", png, "Mean action entropy by strength with bootstrap 95 % intervals; controls have its norm.",
                   f"Entropy in bits by strength: {text}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs a rollout in a forked child for each line on stdin, so that the test can kill the child (test_rollout.py).
+"""Runs a rollout in a forked child for each line on stdin, so that the test can kill the child (test_loop.py).
 
 A line is JSON: {"folder": ..., "episodes": ..., "delay": seconds per step, "die_at": number of the disk operation at
 which the child kills itself, or null}. Answers: "started PID", "acting" at its first action, "ended EXITCODE"
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from policies.base import Decision, Observation, Policy
-from steer_agents.rollout import Rollout, rollout
+from steer_agents.loop import Rollout, rollout
 
 
 class Walk(gym.Env):

@@ -27,7 +27,7 @@ from policies.base import Decision, Observation, Policy
 from policies.errors import BadArtifact, BadInput, NonFinite, RunMismatch, SiteNeverFired
 from steer_agents.env_batch import unbatch_info
 from steer_agents.evaluation.compare import compare
-from steer_agents.rollout import Rollout, concatenate_tables, episode_seeds, make_table, rollout
+from steer_agents.loop import Rollout, concatenate_tables, episode_seeds, make_table, rollout
 
 # ------------------------------------------------------------------------------------------------------------ a world
 
