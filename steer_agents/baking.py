@@ -13,6 +13,7 @@ not affine.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,10 +26,12 @@ from policies.base import Home, SiteMap
 from policies.errors import BadInput, NotBakeable, WrongModel
 from steer_agents.fingerprint import differences, model_fingerprint, pin_fingerprint
 from steer_agents.interventions import Add, Intervention, LogitMix
-from steer_agents.sites import Location, Steerable, resolve, steerable, submodule
+from steer_agents.sites import Location, Steerable, head_columns, resolve, steerable, submodule
 from steer_agents.steerer import Edit, Steerer
 
 _CHUNK = 256
+_baked: weakref.WeakKeyDictionary[nn.Module, list[object]] = weakref.WeakKeyDictionary()
+"""What is baked into each model now, latest last, as tokens of the handles."""
 Map = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -48,7 +51,7 @@ class PlusBias(nn.Module):
 class _Saved:
     """One module's originals."""
 
-    module: nn.Module
+    module: Any
     weight: torch.Tensor
     bias: torch.Tensor | None
 
@@ -90,6 +93,8 @@ class Baked:
                 if known is not None and location.key not in known:
                     raise BadInput(f"bake: the direction has no vector at {location.key}; it covers {known}.")
                 plan.append((Edit(part, location, strength), location, self._home(part, location)))
+        self._token = object()
+        _baked.setdefault(target.module, []).append(self._token)
         try:
             for edit, location, home in plan:
                 self._fold(edit, location, home)
@@ -132,7 +137,7 @@ class Baked:
             )
         return home
 
-    def _home_module(self, location: Location, home: Home) -> tuple[nn.Module, str, nn.Module]:
+    def _home_module(self, location: Location, home: Home) -> tuple[nn.Module, str, Any]:
         """(parent, attribute, module) of the weight that absorbs an edit."""
         _, stack = self.target.stack(location.stack)
         container = submodule(self.target.module, stack.blocks)
@@ -162,32 +167,28 @@ class Baked:
             tensors = tuple(
                 t.to(h.device, torch.float64) if t.is_floating_point() else t.to(h.device) for t in edit.tensors
             )
-            full = _on_columns(
-                location, h, lambda part: edit.part.edit(part[None], tensors, s.to(h.device, torch.float64))[0]
-            )
-            return full
+            amount = s.to(h.device, torch.float64)
+            return _on_columns(location, h, lambda part: edit.part.edit(part[None], tensors, amount)[0])
 
         if not _is_linear(module):
             zero = torch.zeros(1, _width(edit, location), dtype=torch.float64)
             self._wrap(parent, attribute, module, f(zero)[0])
             return
-        self._save(module)
         weight, conv = module.weight, _is_conv1d(module)
+        if not weight.is_floating_point():
+            raise NotBakeable(f"{location.key} cannot be baked: its weights are quantised ({weight.dtype}).")
+        self._save(module)
         W = (weight.detach().T if conv else weight.detach()).double()  # (out, in)
-        c = (
-            torch.zeros(W.shape[0], dtype=torch.float64, device=W.device)
-            if module.bias is None
-            else module.bias.detach().double()
-        )
+        c = W.new_zeros(W.shape[0]) if module.bias is None else module.bias.detach().double()
         if home.side == "output":
-            edit.check_width(location, W.shape[0])
-            b = f(torch.zeros(1, W.shape[0], dtype=torch.float64, device=W.device))[0]
+            edit.check_width(W.shape[0])
+            b = f(W.new_zeros(1, W.shape[0]))[0]
             new_W = f(W.T)
             new_W = W if isinstance(edit.part, Add) else (new_W - b).T
             new_c = f(c[None])[0]
         else:
-            edit.check_width(location, W.shape[1])
-            b = f(torch.zeros(1, W.shape[1], dtype=torch.float64, device=W.device))[0]
+            edit.check_width(W.shape[1])
+            b = f(W.new_zeros(1, W.shape[1]))[0]
             new_W = W if isinstance(edit.part, Add) else _times_map(W, f, b)
             new_c = W @ b + c
         with torch.no_grad():
@@ -197,7 +198,7 @@ class Baked:
             elif bool((new_c != 0).any()):
                 module.bias = nn.Parameter(new_c.to(weight.dtype), requires_grad=False)
 
-    def _save(self, module: nn.Module) -> None:
+    def _save(self, module: Any) -> None:
         if not any(saved.module is module for saved in self._saved):
             bias = None if module.bias is None else module.bias.detach().clone()
             self._saved.append(_Saved(module, module.weight.detach().clone(), bias))
@@ -208,7 +209,17 @@ class Baked:
         self._wrapped.append((parent, attribute, module))
 
     def unbake(self) -> None:
-        """Restore the model bit for bit; harmless if done already."""
+        """Restore the model bit for bit; harmless if done already.
+
+        Raises:
+            BadInput: something else was baked into the model since; unbake that first.
+        """
+        tokens = _baked[self.target.module]
+        if self._token not in tokens:
+            return
+        if tokens[-1] is not self._token:
+            raise BadInput("unbake: something else was baked into this model since; unbake the latest first.")
+        tokens.pop()
         while self._wrapped:
             parent, attribute, module = self._wrapped.pop()
             setattr(parent, attribute, module)
@@ -247,8 +258,6 @@ def _width(edit: Edit, location: Location) -> int:
 
 
 def _on_columns(location: Location, h: torch.Tensor, f: Map) -> torch.Tensor:
-    from steer_agents.sites import head_columns
-
     columns = head_columns(location, h.shape[-1])
     if columns is None:
         return f(h)

@@ -79,7 +79,7 @@ class Reader:
             try:
                 if isinstance(batch, Mapping):
                     tokens = {k: v.to(_device(module)) if torch.is_tensor(v) else v for k, v in batch.items()}
-                    module(**tokens, **_frugal(module))
+                    module(**{**_frugal(module), **tokens})
                 else:
                     module(batch.to(_device(module)))
             except _Stop:
@@ -108,19 +108,24 @@ def stream(
 
     Raises:
         NonFinite: an activation is NaN or infinite.
-        BadInput: the scope selects nothing in the whole data.
+        BadInput: the scope selects nothing in the whole data, or the site is limited to steps or to decoding.
     """
+    if site.env_steps is not None or site.phase == "decode":
+        raise BadInput(
+            f"capture reads single prefill passes over data: env_steps={site.env_steps} and phase={site.phase!r} have "
+            "no meaning there. Leave them at their defaults."
+        )
     locations = resolve(target, site)
-    config = getattr(target.module, "config", None)
     scope = site.scope
-    tracker = PassTracker(config, {scope.token_ids} if scope.kind in ("after", "at") else set())
+    own_tokens = locations[0].tokens and locations[0].stack == target.site_map.default_stack
+    tracker = PassTracker(target.module, [scope])
     context = target.policy.context if target.policy is not None else Context()
     n_tokens = 0
     with Reader(target, locations) as reader:
         for batch in batches:
             kwargs = batch if isinstance(batch, Mapping) else {}
             args = () if isinstance(batch, Mapping) else (batch,)
-            current = tracker.observe(args, kwargs, context) if locations[0].tokens else None
+            current = tracker.observe(args, kwargs, context) if own_tokens else None
             mask = None if current is None else current.mask(scope)
             if current is not None and mask is None and current.real is not None:
                 mask = current.real
@@ -132,7 +137,8 @@ def stream(
                 if not torch.isfinite(h).all():
                     raise NonFinite(f"capture at {key}: the model gave NaN or infinite activations on this data.")
                 count = len(h)
-                consume(key, h)
+                if count:
+                    consume(key, h)
             n_tokens += count
     if n_tokens == 0:
         raise BadInput(
@@ -165,6 +171,8 @@ class Moments:
 
     def update(self, h: torch.Tensor) -> None:
         """Merge (n, D) rows."""
+        if len(h) == 0:
+            return
         h = h.double().cpu()
         if self.covariance is None:
             self.covariance = h.shape[-1] <= 1024
@@ -184,6 +192,8 @@ class Moments:
 
     def merged(self, other: Moments) -> Moments:
         """The moments of both sets of rows together."""
+        if self.n == 0 or other.n == 0:
+            return self if self.n else other
         both = Moments(self.covariance)
         both.n, both.norm_sum = self.n + other.n, self.norm_sum + other.norm_sum
         gap = other.mean - self.mean
@@ -227,3 +237,11 @@ def statistics_of(summary: Moments, v: torch.Tensor) -> dict[str, float]:
     v = v.double().cpu()
     known = {"mean_norm": summary.mean_norm, "mean_projection": float(summary.mean @ v)}
     return {**known, "sd": summary.sd_along(v)} if summary.covariance else known
+
+
+def statistics_of_rows(h: torch.Tensor, v: torch.Tensor) -> dict[str, float]:
+    """The same numbers from rows (n, D) in memory, at any width."""
+    h, v = h.double(), v.double()
+    along = h @ v
+    sd = float(along.std()) if len(along) > 1 else 0.0
+    return {"mean_norm": float(h.norm(dim=-1).mean()), "mean_projection": float(along.mean()), "sd": sd}

@@ -10,20 +10,24 @@ together with the numbers that give strengths a meaning there:
     scale            length of the vector in units of a strength; 1 unless it came out of arithmetic
 
 Arithmetic is that of vectors: at equal strength, `a + 0.5 * b` pushes by v_a + 0.5 v_b, `2 * a` twice as far, `-a` the other
-way. A sum keeps mean_norm (a property of the site); sd and mean_projection are dropped: they belong to the old vectors.
+way. A sum keeps mean_norm (a property of the site); raw_norm, sd and mean_projection are dropped: they belong to the old
+vectors.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from policies.errors import BadInput, NonFinite, WrongWidth
+from policies.errors import BadInput, NonFinite, WrongModel, WrongWidth
 from steer_agents.sites import Site
 
+_NOISE = 1e-6
+"""A difference of unit vectors in float32 below this is rounding, not a direction."""
 STATISTICS = ("raw_norm", "mean_norm", "sd", "mean_projection", "scale")
 
 
@@ -55,10 +59,14 @@ class Direction:
                 raise WrongWidth(f"direction at {key}: expected shape (k, D), got {tuple(vector.shape)}.")
             if not torch.isfinite(vector).all():
                 bad = int((~torch.isfinite(vector)).sum())
-                raise NonFinite(f"direction at {key}: {bad} of {vector.numel()} entries are NaN or infinite; find it again.")
+                raise NonFinite(
+                    f"direction at {key}: {bad} of {vector.numel()} entries are NaN or infinite; find it again."
+                )
             gram = vector.double() @ vector.double().T
             if (gram - torch.eye(len(gram), dtype=torch.float64)).abs().max() > 1e-4:
-                raise BadInput(f"direction at {key}: rows must be orthonormal; use Direction.from_raw, which normalises them.")
+                raise BadInput(
+                    f"direction at {key}: rows must be orthonormal; use Direction.from_raw, which normalises them."
+                )
 
     @classmethod
     def from_raw(
@@ -85,7 +93,9 @@ class Direction:
             for row in rows:
                 rest = row - sum((row @ unit) * unit for unit in units)
                 if rest.norm() <= 1e-9 * row.norm() or row.norm() == 0:
-                    raise BadInput(f"direction at {key}: a row is zero or depends on the rows before it; there is no direction.")
+                    raise BadInput(
+                        f"direction at {key}: a row is zero or depends on the rows before it; there is no direction."
+                    )
                 units.append(rest / rest.norm())
             vectors[key] = torch.stack(units).float()
             stats[key] = {"raw_norm": float(rows[0].norm()), **dict((statistics or {}).get(key, {}))}
@@ -107,24 +117,43 @@ class Direction:
     def _combine(self, other: Direction, sign: float, name: str) -> Direction:
         if self.vectors.keys() != other.vectors.keys():
             missing = sorted(self.vectors.keys() ^ other.vectors.keys())
-            raise BadInput(f"{name}: the two directions cover different sites; only one has {missing}. Find both at the same site.")
-        if self.model and other.model and self.model != other.model:
-            raise BadInput(f"{name}: the two directions were found on different models.")
+            raise BadInput(
+                f"{name}: the two directions cover different sites; only one has {missing}. Find both at the same site."
+            )
         raw = {}
         for key, vector in self.vectors.items():
-            if vector.shape != other.vectors[key].shape:
-                raise WrongWidth(
-                    f"{name} at {key}: shapes {tuple(vector.shape)} and {tuple(other.vectors[key].shape)} differ; "
-                    "were they found on the same model?"
-                )
+            self.check_alike(other, key, name)
+            if len(vector) != len(other.vectors[key]):
+                raise BadInput(f"{name} at {key}: one has {len(vector)} row(s), the other {len(other.vectors[key])}.")
             raw[key] = self.scale(key) * vector.double() + sign * other.scale(key) * other.vectors[key].double()
         return self._derived(raw, f"({self.method} {name} {other.method})")
 
+    def check_alike(self, other: Direction, key: str, name: str) -> None:
+        """Refuse directions of different models or widths.
+
+        Raises:
+            WrongModel, WrongWidth: see the names; `name` says what was attempted.
+        """
+        if self.model and other.model and self.model != other.model:
+            raise WrongModel(f"{name}: the two directions were found on different models; find both on one.")
+        widths = self.vectors[key].shape[1], other.vectors[key].shape[1]
+        if widths[0] != widths[1]:
+            raise WrongWidth(f"{name} at {key}: the two directions are {widths[0]} and {widths[1]} wide.")
+
     def _derived(self, raw: Mapping[str, torch.Tensor], method: str) -> Direction:
-        """A new direction from raw vectors; their norms become its scales, mean_norm is kept."""
-        kept = {key: {"mean_norm": entry["mean_norm"]} for key, entry in self.statistics.items() if "mean_norm" in entry}
+        """A new direction from raw vectors; their norms become its scales, mean_norm is kept, raw_norm is not.
+
+        The old raw norms belong to the old vectors, and the new norm is in the scale already: raw_norm would count it
+        twice.
+        """
+        for key, rows in raw.items():
+            if float(rows.norm(dim=-1).min()) <= _NOISE * self.scale(key):
+                raise BadInput(f"{method} at {key}: nothing is left but rounding; the directions are parallel there.")
+        kept = {
+            key: {"mean_norm": entry["mean_norm"]} for key, entry in self.statistics.items() if "mean_norm" in entry
+        }
         made = Direction.from_raw(raw, self.site, kept, method=method, model=self.model, info=self.info)
-        scaled = {key: {**entry, "scale": entry["raw_norm"]} for key, entry in made.statistics.items()}
+        scaled = {key: {**kept.get(key, {}), "scale": entry["raw_norm"]} for key, entry in made.statistics.items()}
         return replace(made, statistics=scaled)
 
     def __add__(self, other: Direction) -> Direction:
@@ -135,8 +164,8 @@ class Direction:
 
     def __mul__(self, factor: float) -> Direction:
         """The same direction with its scale multiplied; a negative factor turns it round."""
-        if factor == 0:
-            raise BadInput("0 * direction is no direction; use strength=0 instead.")
+        if factor == 0 or not math.isfinite(factor):
+            raise BadInput(f"{factor} * direction is no direction; the factor must be finite and not 0.")
         flip = -1.0 if factor < 0 else 1.0
         entries = {}
         for key in self.vectors:
@@ -145,7 +174,9 @@ class Direction:
                 entry["mean_projection"] *= flip
             entries[key] = {**entry, "scale": self.scale(key) * abs(factor)}
         method = self.method if factor == 1 else f"{factor:g} * {self.method}"
-        return replace(self, vectors={key: flip * v for key, v in self.vectors.items()}, statistics=entries, method=method)
+        return replace(
+            self, vectors={key: flip * v for key, v in self.vectors.items()}, statistics=entries, method=method
+        )
 
     __rmul__ = __mul__
 
@@ -157,9 +188,12 @@ class Direction:
         raw = {}
         for key, vector in self.vectors.items():
             if key not in other.vectors:
-                raise BadInput(f"project_out: the other direction has no vector at {key}; it covers {sorted(other.vectors)}.")
+                raise BadInput(
+                    f"project_out: the other direction has no vector at {key}; it covers {sorted(other.vectors)}."
+                )
+            self.check_alike(other, key, "project_out")
             w = other.vectors[key].double()
-            raw[key] = vector.double() - (vector.double() @ w.T) @ w
+            raw[key] = self.scale(key) * (vector.double() - (vector.double() @ w.T) @ w)
         made = self._derived(raw, f"{self.method} without {other.method}")
         entries = {key: {**entry, "scale": self.scale(key)} for key, entry in made.statistics.items()}
         return replace(made, statistics=entries)
@@ -169,6 +203,8 @@ class Direction:
         common = [key for key in self.vectors if key in other.vectors]
         if not common:
             raise BadInput(f"cosine: no common site; {sorted(self.vectors)} against {sorted(other.vectors)}.")
+        for key in common:
+            self.check_alike(other, key, "cosine")
         return {key: float(self.vector(key).double() @ other.vector(key).double()) for key in common}
 
     def at(self, layer: int) -> Direction:
@@ -196,4 +232,3 @@ class Direction:
         from steer_agents.artifacts import load
 
         return load(path)
-

@@ -7,6 +7,7 @@ no policy keeps that count, they raise instead of guessing.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 
 from policies.base import Context
-from policies.errors import BadInput
-from steer_agents.tokens import Pass, TokenScope, as_scope
+from policies.errors import BadInput, NonFinite
+from steer_agents.fingerprint import data_fingerprint
+from steer_agents.tokens import Pass, TokenScope, as_scope, per_row
 
 Weight = float | torch.Tensor
 
@@ -55,7 +57,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Gate):
         return value.describe()
     if torch.is_tensor(value):
-        return f"tensor{tuple(value.shape)}"
+        return f"tensor{tuple(value.shape)} {data_fingerprint(value)}"
     if callable(value):
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
     return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
@@ -78,7 +80,13 @@ class Product(Gate):
 
     def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
         a, b = (gate.weight(context, current, h) for gate in (self.first, self.second))
-        if torch.is_tensor(a) and torch.is_tensor(b) and a.dim() != b.dim():
+        if not (torch.is_tensor(a) and torch.is_tensor(b)):
+            return a * b
+        b = b.to(a.device)
+        if a.dim() and b.dim():
+            n_rows = max(len(a), len(b))
+            a, b = (per_row(w, n_rows, context.repeats, "gate weight") for w in (a, b))
+        if a.dim() + b.dim() == 3:  # (B,) with (B, N)
             a, b = (w[:, None] if w.dim() == 1 else w for w in (a, b))
         return a * b
 
@@ -92,6 +100,10 @@ class Always(Gate):
 
     value: float = 1.0
     constant = True
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise NonFinite(f"Always: the weight must be finite, got {self.value}.")
 
     def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
         return self.value
@@ -135,6 +147,12 @@ class Probe(Gate):
     soft: bool = False
     needs_activation = True
 
+    def __post_init__(self) -> None:
+        if self.weight_vector.dim() != 1:
+            raise BadInput(f"probe gate: expected weights of shape (D,), got {tuple(self.weight_vector.shape)}.")
+        if not (torch.isfinite(self.weight_vector).all() and math.isfinite(self.bias)):
+            raise NonFinite("probe gate: weights and bias must be finite; fit the probe again.")
+
     def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
         assert h is not None
         w = self.weight_vector.to(h.device, torch.float32)
@@ -156,18 +174,22 @@ class Observed(Gate):
     function: Callable[[Any], Any]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_memory", {})
+        object.__setattr__(self, "_memory", None)
 
     def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
         if context.observation is None:
             raise BadInput(
                 "an Observed gate needs an observation: run the policy through policy.act(observation) or rollout."
             )
-        memory: dict[int, torch.Tensor] = self._memory  # type: ignore[attr-defined]
-        if context.act_calls not in memory:
-            memory.clear()
-            memory[context.act_calls] = torch.as_tensor(self.function(context.observation)).float()
-        return memory[context.act_calls]
+        memory = self._memory  # type: ignore[attr-defined]
+        if memory is None or memory[0] is not context.observation or memory[1] != context.act_calls:
+            weight = torch.as_tensor(self.function(context.observation)).float()
+            if weight.dim() > 1 or not torch.isfinite(weight).all():
+                raise BadInput(f"an Observed gate's function must give (B,) finite numbers or booleans, got {weight}.")
+            memory = (context.observation, context.act_calls, weight)
+            object.__setattr__(self, "_memory", memory)
+        remembered: torch.Tensor = memory[2]
+        return remembered
 
     def describe(self) -> dict[str, Any]:
         return {"gate": "Observed", "function": _plain(self.function)}
@@ -231,7 +253,7 @@ class Decay(Schedule):
     start: int = 0
 
     def __post_init__(self) -> None:
-        if self.half_life <= 0:
+        if not self.half_life > 0:
             raise BadInput(f"Decay: half_life must be positive, got {self.half_life}.")
 
     def at(self, step: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ Steering's absolute one; `LogitMix` passes early layers through the final norm, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -32,7 +32,7 @@ from policies.errors import BadInput, NonFinite
 from steer_agents.direction import Direction
 from steer_agents.gates import ALWAYS, Gate
 from steer_agents.sites import Site
-from steer_agents.strength import Strength, check_value
+from steer_agents.strength import Strength
 
 # ---- the edits, as pure functions ----
 
@@ -61,12 +61,12 @@ def rotate(h: torch.Tensor, rows: torch.Tensor, s: torch.Tensor) -> torch.Tensor
     return h + (x * (cos - 1) - y * sin) * rows[0] + (x * sin + y * (cos - 1)) * rows[1]
 
 
-def clamp(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor, value: float) -> torch.Tensor:
+def clamp(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor, value: float | torch.Tensor) -> torch.Tensor:
     """H + s (c - h . v) v: at s = 1 the projection on v is c."""
     return h + s * (value - (h @ v)[..., None]) * v
 
 
-def cap(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor, bound: float, side: str) -> torch.Tensor:
+def cap(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor, bound: float | torch.Tensor, side: str) -> torch.Tensor:
     """Keep the projection on v at or above (floor) or at or below (ceiling) the bound; the rest is untouched."""
     gap = bound - (h @ v)[..., None]
     missing = gap.clamp(min=0) if side == "floor" else gap.clamp(max=0)
@@ -110,6 +110,8 @@ class Intervention(ABC):
 
     entrance: ClassVar[str] = "modules"
     invariants: ClassVar[tuple[str, ...]] = ()
+    displaces: ClassVar[bool] = False
+    """True if the strength is a displacement along the direction: units and the direction's scale apply to it."""
     default_unit: ClassVar[str] = "absolute"
     is_affine: ClassVar[bool] = True
     """True if h -> edit(h) is affine at fixed strength, so that it can be folded into weights."""
@@ -124,6 +126,11 @@ class Intervention(ABC):
     def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
         """The constant tensors that `edit` needs at a location."""
 
+    def width(self, key: str) -> int | None:
+        """The width that the activation must have at a location; None for any."""
+        tensors = self.tensors_at(key)
+        return tensors[0].shape[-1] if tensors else None
+
     @property
     def the_direction(self) -> Direction | None:
         """The direction, for interventions that have one."""
@@ -134,6 +141,18 @@ class Intervention(ABC):
         """The strength with its unit; a bare number has the intervention's default unit."""
         value = self.strength  # type: ignore[attr-defined]
         return value if isinstance(value, Strength) else Strength(value, self.default_unit)
+
+    def factor(self, key: str) -> float:
+        """What one unit of the strength is worth at a location."""
+        return self.the_strength.factor(self.the_direction, key) if self.displaces else 1.0
+
+    def _check_strength(self) -> None:
+        unit = self.the_strength.unit
+        if not self.displaces and unit != "absolute":
+            raise BadInput(
+                f"{type(self).__name__} is no displacement: its strength is absolute (0 is off, 1 the full operation, "
+                f"an angle for Rotate), got unit {unit!r}."
+            )
 
     @property
     def the_site(self) -> Site:
@@ -159,11 +178,9 @@ class Intervention(ABC):
             "gate": self.gate.describe(),
         }
         if self.the_direction is not None:
-            vectors = self.the_direction.vectors
-            entry["direction"] = {
-                "method": self.the_direction.method,
-                "hash": data_fingerprint(*[item for key in sorted(vectors) for item in (key, vectors[key])]),
-            }
+            vectors, numbers = self.the_direction.vectors, self.the_direction.statistics
+            parts = [item for key in sorted(vectors) for item in (key, vectors[key], dict(numbers.get(key, {})))]
+            entry["direction"] = {"method": self.the_direction.method, "hash": data_fingerprint(*parts)}
         return entry
 
 
@@ -175,7 +192,7 @@ class _Directed(Intervention):
     strength: float | torch.Tensor | Strength = 1.0
 
     def __post_init__(self) -> None:
-        check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
+        self._check_strength()
         if self.rows_needed is not None:
             for key, rows in self.direction.vectors.items():
                 if rows.shape[0] != self.rows_needed:
@@ -193,6 +210,7 @@ class Add(_Directed):
     """Push along the direction. A bare number is a relative dose alpha: a fraction of the mean activation norm."""
 
     invariants = ("orthogonal part kept",)
+    displaces = True
     default_unit = "alpha"
 
     def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
@@ -204,6 +222,7 @@ class NormKeptAdd(_Directed):
     """Push along the direction, then restore each token's norm. A bare number is a relative dose alpha."""
 
     invariants = ("norm kept",)
+    displaces = True
     default_unit = "alpha"
     is_affine = False
 
@@ -249,7 +268,10 @@ class Clamp(_Directed):
         return (self.direction.vectors[key], torch.tensor(float(value)))
 
     def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
-        return clamp(h, tensors[0][0], s, tensors[1])  # type: ignore[arg-type]
+        return clamp(h, tensors[0][0], s, tensors[1])
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "value": self.value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +300,10 @@ class Cap(_Directed):
         return (self.direction.vectors[key], torch.tensor(float(bound)))
 
     def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
-        return cap(h, tensors[0][0], s, tensors[1], self.side)  # type: ignore[arg-type]
+        return cap(h, tensors[0][0], s, tensors[1], self.side)
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "bound": self.bound, "side": self.side}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,10 +321,10 @@ class SetNeurons(Intervention):
     invariants = ("other coordinates untouched", "idempotent at 1")
 
     def __post_init__(self) -> None:
-        values = [self.values] * len(self.indices) if isinstance(self.values, (int, float)) else list(self.values)
+        values = list(self.values) if isinstance(self.values, Iterable) else [self.values] * len(self.indices)
         object.__setattr__(self, "indices", tuple(int(i) for i in self.indices))
         object.__setattr__(self, "values", tuple(float(value) for value in values))
-        check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
+        self._check_strength()
         if not self.indices or len(values) != len(self.indices) or len(set(self.indices)) != len(self.indices):
             raise BadInput(
                 f"SetNeurons: expected distinct indices with one value or one value each, got {len(self.indices)} "
@@ -312,6 +337,9 @@ class SetNeurons(Intervention):
 
     def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
         return (torch.tensor(self.indices), torch.tensor(self.values))
+
+    def width(self, key: str) -> int | None:
+        return None  # any that has the indices, which `edit` checks
 
     def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
         indices, values = tensors
@@ -338,7 +366,7 @@ class Affine(Intervention):
     invariants = ("coordinates independent",)
 
     def __post_init__(self) -> None:
-        check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
+        self._check_strength()
         if self.scale.dim() != 1 or self.scale.shape != self.offset.shape:
             raise BadInput(
                 f"Affine: expected (D,) scale and offset, got {tuple(self.scale.shape)} and {tuple(self.offset.shape)}."
@@ -372,7 +400,9 @@ class LogitMix(Intervention):
     is_affine = False
 
     def __post_init__(self) -> None:
-        check_value(self.strength.value if isinstance(self.strength, Strength) else self.strength)
+        self._check_strength()
+        if self.gate.needs_activation or self.gate.scopes():
+            raise BadInput("LogitMix acts on logits: its gate may read rows and steps, not tokens or activations.")
         if self.site is None or self.site.kind != "block_output" or self.site.scoped:
             raise BadInput(
                 "LogitMix needs site=Site('block_output', layer=...) without token scope, phase or step window."
@@ -385,12 +415,17 @@ class LogitMix(Intervention):
         """Here h are the logits and tensors[0] the mean early logits."""
         return logit_mix(h, tensors[0], s)
 
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "final_norm": self.final_norm}
+
 
 def plane(a: Direction, b: Direction) -> Direction:
     """The plane spanned by two directions, with orthonormal rows; rotating by a positive angle turns a towards b."""
     missing = a.vectors.keys() ^ b.vectors.keys()
     if missing:
         raise BadInput(f"plane: the two directions cover different sites; only one has {sorted(missing)}.")
+    for key in a.vectors:
+        a.check_alike(b, key, "plane")
     raw = {key: torch.stack([a.vector(key), b.vector(key)]) for key in a.vectors}
     kept = {key: dict(a.statistics.get(key, {})) for key in raw}
     return Direction.from_raw(raw, a.site, kept, method=f"plane({a.method}, {b.method})", model=a.model, info=a.info)

@@ -52,14 +52,17 @@ class Site:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", as_scope(self.tokens))
-        if isinstance(self.layer, list):
-            object.__setattr__(self, "layer", tuple(self.layer))
+        for name in ("layer", "heads"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.kind not in SITE_KINDS:
             raise UnknownSite(f"site {self.kind!r} is unknown{nearest(self.kind, SITE_KINDS)}")
         if self.phase not in PHASES:
             raise BadInput(f"phase {self.phase!r} is unknown{nearest(self.phase, PHASES)}")
         if self.heads is not None and self.kind != "attention_heads":
             raise BadInput(f"heads={self.heads} only means something at 'attention_heads', not at {self.kind!r}.")
+        if self.heads is not None and (not self.heads or len(set(self.heads)) < len(self.heads)):
+            raise BadInput(f"heads={self.heads} must be at least one head and all different; None is all of them.")
         if self.env_steps is not None:
             start, stop = self.env_steps
             if start < 0 or (stop is not None and stop <= start):
@@ -144,7 +147,13 @@ class Steerable:
     def blocks(self, name: str | None = None) -> list[tuple[str, list[nn.Module]]]:
         """The blocks of a stack: for each its path and its consecutive children (one of them unless stride > 1)."""
         _, stack = self.stack(name)
-        children = list(submodule(self.module, stack.blocks).children())
+        container = submodule(self.module, stack.blocks)
+        children = list(container.children())  # each module once
+        if len(children) < sum(module is not None for module in container._modules.values()):
+            raise UnknownSite(
+                f"{stack.blocks!r} of {type(self.module).__name__} holds one module object several times, so its "
+                "layers cannot be told apart. Give every layer a module of its own (activation functions too)."
+            )
         groups = [children[i : i + stack.stride] for i in range(0, len(children), stack.stride)]
         return [
             (f"{stack.blocks}.{i * stack.stride}", group)
@@ -166,14 +175,20 @@ def steerable(target: Any, site_map: SiteMap | None = None) -> Steerable:
     if isinstance(target, Steerable):
         return target
     if isinstance(target, nn.Module):
-        return Steerable(target, site_map or site_map_for(target))
-    module = getattr(target, "module", None)
+        module = _uncompiled(target)
+        return Steerable(module, site_map or site_map_for(module))
+    module = _uncompiled(getattr(target, "module", None))
     if module is None:
         raise BadInput(
             f"{getattr(target, 'name', type(target).__name__)!r} has no modules to steer: its entrances are "
             f"{sorted(getattr(target, 'entrances', []))}. Pass a policy with a network, or a torch module."
         )
     return Steerable(module, site_map or target.site_map or site_map_for(module), target)
+
+
+def _uncompiled(module: Any) -> Any:
+    """The module itself, also where torch.compile wrapped it."""
+    return getattr(module, "_orig_mod", module)
 
 
 def submodule(root: nn.Module, path: str) -> nn.Module:
@@ -196,7 +211,7 @@ def layer_indices(layer: Layer | Sequence[Layer], depth: int) -> list[int]:
         if layer != "all":
             raise UnknownSite(f"layer {layer!r} is unknown; use an int, a fraction in (0, 1) or 'all'.")
         return list(range(depth))
-    if isinstance(layer, (list, tuple)):
+    if isinstance(layer, Sequence):
         return sorted({i for entry in layer for i in layer_indices(entry, depth)})
     if isinstance(layer, float):
         if not 0 < layer < 1:
@@ -213,7 +228,7 @@ def resolve(target: Steerable, site: Site) -> list[Location]:
     """The `Location`s of a site in one model, one per layer, in order of depth.
 
     Raises:
-        UnknownSite: the stack, kind, layer or head does not exist in this model.
+        UnknownSite: the stack, kind, layer or head does not exist in this model, or its tokens are not the input's.
     """
     name, stack = target.stack(site.stack)
     if site.kind not in stack.places:
@@ -224,21 +239,30 @@ def resolve(target: Steerable, site: Site) -> list[Location]:
         raise UnknownSite(
             f"token scope {site.scope.kind!r} at stack {name!r}: its activations have no token axis; use 'all'."
         )
+    if name != target.site_map.default_stack and site.scope.kind != "all":
+        raise UnknownSite(
+            f"token scope {site.scope.kind!r} at stack {name!r}: scopes select among the tokens of the input, which "
+            f"only stack {target.site_map.default_stack!r} sees; use 'all'."
+        )
     place = stack.places[site.kind]
     blocks = target.blocks(name)
     n_heads = _n_heads(target, stack) if site.kind == "attention_heads" else 0
     if site.heads is not None and not all(0 <= head < n_heads for head in site.heads):
         raise UnknownSite(f"heads {site.heads} do not exist; this stack has {n_heads} heads, 0 to {n_heads - 1}.")
+    layers = layer_indices(site.layer, len(blocks))
+    if not layers:
+        raise UnknownSite(f"layer {site.layer!r} selects none of the {len(blocks)} layers of stack {name!r}.")
     locations = []
-    for i in layer_indices(site.layer, len(blocks)):
+    for i in layers:
         path, group = blocks[i]
         module, inner = group[0], place.path
         if stack.stride > 1:
             module, inner = group[int(place.path)], ""
+            path = f"{stack.blocks}.{i * stack.stride + int(place.path)}"
         locations.append(
             Location(
                 key=f"{name}.{i}.{site.kind}",
-                path=".".join(part for part in (path, place.path) if part),
+                path=".".join(part for part in (path, inner) if part),
                 module=submodule(module, inner),
                 side=place.side,
                 layer=i,

@@ -65,8 +65,7 @@ class Strength:
 
     def describe(self) -> dict[str, Any]:
         """JSON-able form."""
-        value = self.value.tolist() if torch.is_tensor(self.value) else self.value
-        return {"value": value, "unit": self.unit}
+        return {"value": torch.as_tensor(self.value, dtype=torch.float64).tolist(), "unit": self.unit}
 
 
 def check_value(value: Any) -> None:
@@ -92,7 +91,7 @@ def kl_budget(epsilon: float, slope: float, curvature: float) -> float:
     Raises:
         BadInput: epsilon <= 0, a negative slope or curvature, or both of them zero (no effect: no bound).
     """
-    if epsilon <= 0 or slope < 0 or curvature < 0:
+    if not (epsilon > 0 and slope >= 0 and curvature >= 0):
         raise BadInput(f"kl_budget: need epsilon > 0, slope >= 0, curvature >= 0; got {epsilon}, {slope}, {curvature}.")
     if slope == 0 and curvature == 0:
         raise BadInput(

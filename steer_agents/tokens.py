@@ -10,7 +10,8 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,10 @@ import torch
 
 from policies.base import Context
 from policies.errors import BadInput, nearest
+
+_NOWHERE = 1 << 62
+"""Position of a delimiter that has not occurred."""
+_UNKNOWN = -1
 
 PHASES = ("any", "prefill", "decode")
 KINDS = ("all", "prompt", "generated", "last", "index", "span", "image", "class", "after", "at")
@@ -44,6 +49,8 @@ class TokenScope:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise BadInput(f"token scope {self.kind!r} is unknown{nearest(self.kind, KINDS)}")
+        if self.kind == "span" and self.stop is None:
+            raise BadInput("token scope 'span' needs a start and a stop; use steer_agents.span(start, stop).")
         if self.kind in ("after", "at") and not self.token_ids:
             raise BadInput(f"token scope {self.kind!r} needs token_ids; use steer_agents.{self.kind}([...]).")
         if self.kind == "class" and not self.name:
@@ -82,6 +89,25 @@ def as_scope(scope: TokenScope | str) -> TokenScope:
     return scope if isinstance(scope, TokenScope) else TokenScope(scope)
 
 
+def per_row(value: torch.Tensor, n_rows: int, repeats: int, what: str) -> torch.Tensor:
+    """Bring a (B,) or (B, N) tensor to the rows of a pass, repeating it where M completions are sampled per row.
+
+    Args:
+        n_rows: rows of the pass: B, or B * M with the M copies of a row together.
+        repeats: M, see `Context.repeats`.
+        what: named in the error.
+    Raises:
+        BadInput: it has another number of rows.
+    """
+    if value.shape[0] == n_rows:
+        return value
+    if repeats > 1 and value.shape[0] * repeats == n_rows:
+        return value.repeat_interleave(repeats, dim=0)
+    raise BadInput(
+        f"{what} has {value.shape[0]} rows, the batch has {n_rows}. Give one number, or one per row of the batch."
+    )
+
+
 @dataclass
 class Pass:
     """One forward pass of B rows and N new tokens.
@@ -92,7 +118,7 @@ class Pass:
         positions: (B, N) int64, position of each token among its row's real tokens.
         lengths: (B,) int64, real tokens of each row so far, this pass included.
         input_ids: (B, N) int64, or None if the caller passed embeddings.
-        delimiter_seen: token ids -> (B,) bool, whether one occurred in an earlier pass on the same cache.
+        delimiter_seen: token ids -> (B,) bool, whether one occurred among the row's tokens before this pass.
         image_token_id: from the model's config.
         context: what the policy said.
     """
@@ -108,7 +134,8 @@ class Pass:
 
     def mask(self, scope: TokenScope) -> torch.Tensor | None:
         """(B, N) bool of the tokens in `scope`; None means all of them (padding included: it is never attended to)."""
-        return _MASKS[scope.kind](self, scope)
+        mask: torch.Tensor | None = _MASKS[scope.kind](self, scope)
+        return mask
 
     def _last(self) -> torch.Tensor:
         return self.positions == (self.lengths - 1)[:, None]
@@ -120,7 +147,8 @@ class Pass:
                 "Call it with input_ids, or use a token class that the policy provides."
             )
         wanted = torch.tensor(scope.token_ids, device=self.input_ids.device)
-        return torch.isin(self.input_ids, wanted)
+        hit = torch.isin(self.input_ids, wanted)
+        return hit if self.real is None else hit & self.real  # padding may have the same id
 
 
 def _phase_mask(phase: str) -> Any:
@@ -160,7 +188,14 @@ def _class(p: Pass, scope: TokenScope) -> torch.Tensor:
     classes = p.context.token_classes
     if scope.name not in classes:
         raise BadInput(f"token class {scope.name!r} is not provided by this policy{nearest(scope.name, classes)}")
-    return classes[scope.name].to(p.positions.device)
+    mask = classes[scope.name].to(p.positions.device)
+    B, N = p.positions.shape
+    if mask.dim() != 2 or mask.shape[1] != N:
+        raise BadInput(
+            f"token class {scope.name!r}: expected a mask of shape {(B, N)}, one per token of this pass, got "
+            f"{tuple(mask.shape)}."
+        )
+    return per_row(mask.bool(), B, p.context.repeats, f"token class {scope.name!r}")
 
 
 def _image(p: Pass, scope: TokenScope) -> torch.Tensor:
@@ -194,15 +229,25 @@ _MASKS: Mapping[str, Any] = {
 
 
 class PassTracker:
-    """Works out the `Pass` of each call of a model, and remembers which delimiters a row has seen on its cache."""
+    """Works out the `Pass` of each call of a model, and remembers where each row's first delimiter was.
 
-    def __init__(self, config: Any, delimiters: set[tuple[int, ...]]) -> None:
-        self._image_token_id = getattr(config, "image_token_id", None)
-        self._delimiters = delimiters
-        self._seen: dict[tuple[int, ...], torch.Tensor] = {}
+    What is remembered is a position, so that a cache that is cut back (or a new prompt) forgets what was cut. Rows must
+    keep their order while a cache lives: beam search, which reorders them, is not followed.
+
+    Args:
+        module: the model that is called; its config may name the image token, its signature the positional arguments.
+        scopes: token scopes that will be asked for; those of kind "after" need the memory.
+    """
+
+    def __init__(self, module: Any, scopes: Iterable[TokenScope]) -> None:
+        self._image_token_id = getattr(getattr(module, "config", None), "image_token_id", None)
+        self._names = [] if module is None else list(inspect.signature(module.forward).parameters)
+        self._delimiters = {scope.token_ids for scope in scopes if scope.kind == "after"}
+        self._first: dict[tuple[int, ...], torch.Tensor] = {}
 
     def observe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: Context) -> Pass | None:
         """Read a call's arguments; None if no token tensor is recognisable (plain MLPs)."""
+        kwargs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         ids = kwargs.get("input_ids")
         if ids is None and args and torch.is_tensor(args[0]) and args[0].dtype in (torch.int64, torch.int32):
             ids = args[0]
@@ -222,15 +267,29 @@ class PassTracker:
             positions = torch.arange(n_past, n_past + N, device=tokens.device).expand(B, N)
             lengths = torch.full((B,), n_past + N, device=tokens.device)
             real = None
-        seen = {}
+        current = Pass(phase, real, positions, lengths, ids, {}, self._image_token_id, context)
         for delimiter in self._delimiters:
-            old = self._seen.get(delimiter)
-            seen[delimiter] = (
-                old
-                if n_past and old is not None and len(old) == B
-                else torch.zeros(B, dtype=torch.bool, device=tokens.device)
-            )
-        current = Pass(phase, real, positions, lengths, ids, seen, self._image_token_id, context)
-        for delimiter in self._delimiters:
-            self._seen[delimiter] = seen[delimiter] | current._ids(TokenScope("at", token_ids=delimiter)).any(1)
+            self._follow(current, delimiter)
         return current
+
+    def _follow(self, current: Pass, delimiter: tuple[int, ...]) -> None:
+        """Fill in `current.delimiter_seen` and remember where each row's first delimiter is now."""
+        B = len(current.positions)
+        real = torch.ones_like(current.positions, dtype=torch.bool) if current.real is None else current.real
+        start = current.lengths - real.sum(1)  # tokens of each row before this pass
+        first = self._first.get(delimiter)
+        if first is None or bool((start == 0).all()):
+            first = torch.where(start == 0, _NOWHERE, _UNKNOWN)
+        if B % len(first) == 0:  # M completions per row, copies of a row together
+            first = first.repeat_interleave(B // len(first))
+        elif len(first) % B == 0:
+            first = first[:: len(first) // B]
+        if len(first) != B or bool((first == _UNKNOWN).logical_and(start > 0).any()):
+            raise BadInput(
+                "token scope 'after': the cache holds tokens that were encoded before steering was attached, or for "
+                "other rows, so it is not known whether the delimiter is among them. Start from an empty cache."
+            )
+        current.delimiter_seen[delimiter] = seen = first < start
+        hit = current._ids(TokenScope("at", token_ids=delimiter))
+        here = torch.where(hit, current.positions, _NOWHERE).amin(1)
+        self._first[delimiter] = torch.where(seen, first, here)

@@ -133,8 +133,9 @@ def load(argument: str, **options: Any) -> MLPPolicy:
     folder = Path(argument)
     if not (folder / "config.json").is_file():
         raise BadInput(f"mlp policy: {argument!r} has no config.json; pass a folder written by policies.mlp.save.")
-    raw = json.loads((folder / "config.json").read_text())
-    config = MLPConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
+    raw: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    config = MLPConfig(**fields)
     network = MLP(config)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return MLPPolicy(network, config, name=f"mlp:{folder.name}", **options)

@@ -116,9 +116,7 @@ def _fit(
         vector, notes = solve(plus, minus)
         raw[key] = vector
         first = vector if vector.dim() == 1 else vector[0]
-        summary = capture.Moments()
-        summary.update(torch.cat([plus, minus]))
-        statistics[key] = capture.statistics_of(summary, first / first.norm())
+        statistics[key] = capture.statistics_of_rows(torch.cat([plus, minus]), first / first.norm())
         extra[key] = {**notes, "half_cosine": _half_cosine(plus, minus, solve)}
     fields = _identity(target, positive, negative, site, **options)
     found = Direction.from_raw(raw, _steer_site(site), statistics, method=name, **fields)

@@ -6,6 +6,8 @@ content.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from policies.errors import BadInput
@@ -33,7 +35,7 @@ def _controlled(direction: Direction, raw: dict[str, torch.Tensor], method: str,
     norms = {
         key: {name: entry[name] for name in _NORMS if name in entry} for key, entry in direction.statistics.items()
     }
-    return Direction.from_raw(
+    made = Direction.from_raw(
         raw,
         direction.site,
         norms,
@@ -41,6 +43,7 @@ def _controlled(direction: Direction, raw: dict[str, torch.Tensor], method: str,
         model=direction.model,
         info={"control_of": direction.method, "seed": seed},
     )
+    return replace(made, statistics=norms)  # no more than the direction itself knows
 
 
 def random(target: Steerable, *, like: Direction, seed: int) -> Direction:

@@ -28,11 +28,13 @@ from policies.errors import BadInput, nearest
 from steer_agents import capture
 from steer_agents.direction import Direction
 from steer_agents.fingerprint import data_fingerprint, model_fingerprint
-from steer_agents.sites import Site, Steerable, resolve, steerable
+from steer_agents.sites import Site, Steerable, head_columns, resolve, steerable
 
 CENTERS = ("run", "global", "none")
 WEIGHTS = ("entropy", "uniform", "shuffled")
 LN2 = float(np.log(2.0))
+_NOISE = 1e-9
+"""Vectors below this share of E||h|| are rounding, not signal."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class _LastToken:
     def _keep(self, value: Any) -> None:
         if self.armed and self.policy.context.phase != "decode":
             h = capture.read(self.location, value)
+            columns = head_columns(self.location, h.shape[-1])
+            h = h if columns is None else h[..., columns.to(h.device)]
             self.kept.setdefault(self.location.key, []).append(h[:, -1].detach().float().cpu().clone())
             self.armed = False
 
@@ -172,8 +176,10 @@ def entropy_vector(
         )
     if center == "none":
         return (h[..., None] * z).sum((0, 1)) / h.sum()
-    # Centring the weights instead of z is the same sum, and exact where the result is zero.
-    centred = h - h.mean(1, keepdim=True) if center == "run" else h - h.mean()
+    # Centring the weights instead of z is the same sum. Taking off a run's first value before its mean makes it exact
+    # where the result is zero: the mean of equal numbers may differ from them by rounding, the mean of zeros does not.
+    shifted = h - (h[:, :1] if center == "run" else h[0, 0])
+    centred = shifted - (shifted.mean(1, keepdim=True) if center == "run" else shifted.mean())
     return (centred[..., None] * z).sum((0, 1)) / h.sum()
 
 
@@ -192,15 +198,14 @@ def from_recording(
     raw, statistics = {}, {}
     for key, z in recording.activations.items():
         u = entropy_vector(z, h, center, weights, seed)
-        if u.norm() == 0:
-            raise BadInput(
-                f"entropy at {key}: the vector is exactly zero (weights={weights!r}, center={center!r}); entropies "
-                "must vary within a run."
-            )
         raw[key] = u
-        summary = capture.Moments()
-        summary.update(z.reshape(-1, z.shape[-1]))
-        statistics[key] = {**capture.statistics_of(summary, u / u.norm()), "raw_norm": float(u.norm())}
+        numbers = capture.statistics_of_rows(z.reshape(-1, z.shape[-1]), u / u.norm().clamp(min=1e-300))
+        if u.norm() <= _NOISE * numbers["mean_norm"]:
+            raise BadInput(
+                f"entropy at {key}: the vector is zero up to rounding (weights={weights!r}, center={center!r}, norm "
+                f"{float(u.norm()):.1e}); entropies must vary within a run."
+            )
+        statistics[key] = {**numbers, "raw_norm": float(u.norm())}
     applied = Site(site.kind, site.layer, site.stack, tokens="last", heads=site.heads)
     options = {"center": center, "weights": weights, "seed": seed, "runs": h.shape[0], "steps": h.shape[1]}
     data = data_fingerprint(h, *[recording.activations[key] for key in sorted(recording.activations)])
