@@ -5,7 +5,7 @@ Two entrances are open: "modules" (hooks on the blocks of `module`) and "decisio
 
 What hooks see. The pass that encodes a prompt has `context.phase` "prefill" and ends exactly at the decision tokens, so
 a site with tokens="last" touches those alone. While the sampled read-out generates, the phase is "decode" and the model
-sees B * n_completions rows, those of one episode lying together; `context.env_step` is repeated to match.
+sees B * n_completions rows, those of one episode lying together; `context.repeats` says how many.
 """
 
 from __future__ import annotations
@@ -149,16 +149,13 @@ class LLMAgent(Policy):
         return self._formats[b] == "messages" and self.tokenizer.chat_template is not None
 
     @contextmanager
-    def _phase(self, phase: str, rows_per_prompt: int) -> Iterator[None]:
+    def _phase(self, phase: str, repeats: int) -> Iterator[None]:
         """Tell hooks what the coming passes are."""
-        env_step = self.context.env_step
-        self.context.phase = phase
-        if env_step is not None and rows_per_prompt > 1:
-            self.context.env_step = np.repeat(env_step, rows_per_prompt)
+        self.context.phase, self.context.repeats = phase, repeats
         try:
             yield
         finally:
-            self.context.phase, self.context.env_step = None, env_step
+            self.context.phase, self.context.repeats = None, 1
 
     def set_decision(self, **settings: Any) -> dict[str, Any]:
         """Change the temperature.

@@ -17,9 +17,8 @@ part of the next prompt, so that steering the decision does not leak into the hi
 unsteered" (EAST, Rahn et al. 2024, arXiv 2406.00244). A token that was steered *before* it became history (steering at
 all tokens) keeps its activations.
 
-Exact: the logits equal those of a full recomputation up to rounding. With `keep_decision`, rows that grow unequally
-have a hole of padding inside a pass, closed after it; in models with sliding windows that pass then sees up to S tokens
-less.
+Exact: the logits equal those of a full recomputation up to rounding. With `keep_decision`, rows that grow unequally have
+padding between kept and new tokens for one pass; in models with sliding windows that pass then sees up to S tokens less.
 """
 
 from __future__ import annotations
@@ -104,7 +103,6 @@ class PrefixCache:
             self.clear()  # a hook or the user stopped the pass: some layers hold it, others do not
             raise
         self._rows, self._mask = rows, mask
-        self._keep_first([len(row) for row in rows])
         return logits
 
     def forward(

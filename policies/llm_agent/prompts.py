@@ -89,7 +89,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, rendered: bool = Fal
         BadInput: the prompt has no tokens.
     """
     ids: list[int] = list(tokenizer(text, add_special_tokens=not rendered)["input_ids"])
-    if not ids:
+    if not text or not ids:
         raise BadInput(f"the prompt {text!r} has no tokens; a prompt needs at least one.")
     return ids
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 torch.set_num_threads(1)
 
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> tf.PreTrainedTokenizerFast:
-    """Byte-level BPE in which " blue", " green" and " red" are single tokens and digits stand alone."""
+    """Byte-level BPE in which " blue", " green" and " red" are single tokens and digits stand alone; it puts "<s>" first."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -38,6 +38,7 @@ def byte_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> tf.PreTrainedTo
         show_progress=False,
     )
     tokenizer.train_from_iterator(LINES, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return tf.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", chat_template=chat_template
     )

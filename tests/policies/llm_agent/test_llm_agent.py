@@ -143,6 +143,35 @@ def test_the_prompt_is_encoded_in_phase_prefill_and_the_phase_is_taken_back(agen
     assert agent.context.phase is None
 
 
+def test_steering_what_is_sampled_leaves_the_next_prompt_unsteered(
+    llama: tf.PreTrainedModel, tokenizer: tf.PreTrainedTokenizerFast
+) -> None:
+    """Keys and values of generated tokens are thrown away after the choice."""
+    agent = LLMAgent(llama, tokenizer, LLMAgentConfig(readout="sampled", n_completions=3, max_new_tokens=5))
+    first = HEAD + "Round 1: pressed"
+    second = first + " blue, got 47 points\nRound 2: pressed"
+    pushes = []
+
+    def push(module: Any, args: Any, output: Any) -> Any:
+        if agent.context.phase != "decode":
+            return None
+        pushes.append(len(output))
+        return output + 5.0
+
+    agent.reset([0, 1], [INFO, INFO])
+    handle = llama.model.layers[0].register_forward_hook(push)
+    agent.act({"prompt": (first, first)})
+    handle.remove()
+    assert pushes == [6] * 4, "two rows times three completions, one pass after each of the first four tokens"
+    kept: list[torch.Tensor] = []
+    handle = llama.register_forward_hook(lambda module, args, output: kept.append(output.logits[:, -1]))
+    agent.act({"prompt": (second, second)})
+    handle.remove()
+    with torch.no_grad():
+        expected = llama(torch.tensor([tokenizer(second)["input_ids"]])).logits[:, -1]
+    torch.testing.assert_close(kept[0], expected.expand(2, -1), atol=1e-4, rtol=0)
+
+
 def test_encoded_prompts_end_in_their_last_token_and_give_the_same_logits_as_alone(
     family_model: tf.PreTrainedModel, make_byte_tokenizer: Callable[..., Any], make_model: Callable[..., Any]
 ) -> None:

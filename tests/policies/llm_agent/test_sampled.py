@@ -28,7 +28,7 @@ WORDS = [
     " green",
     " fish",
     " extra",
-    "user:",
+    "\nuser:",
 ]
 LABELS = ("blue", "green")
 INFO = {"action_labels": LABELS, "prompt_format": "text"}
@@ -39,7 +39,7 @@ CHAIN: dict[str, dict[str, float]] = {
     " well.": {"Action:": 1.0},
     "Action:": {" blue": 0.6, " green": 0.2, " fish": 0.2},
     " blue": {"\n": 1.0},
-    " green": {"\n": 1.0},
+    " green": {"\nuser:": 1.0},
     " fish": {"</s>": 1.0},
     "\n": {" extra": 1.0},
 }
@@ -119,16 +119,13 @@ def test_temperature_flattens_the_language_and_costs_validity(make_agent: Callab
     assert hot < 0.5 < cold
 
 
-def test_a_completion_ends_at_its_action_line_or_its_end_token(make_agent: Callable[..., LLMAgent]) -> None:
-    agent = make_agent(n_completions=50)
-    agent.reset([3], [INFO])
-    agent.act({"prompt": ("assistant:",)})
-    (completion,) = agent._own_completions[0]
-    assert completion in {
-        f"Thought:{thought} Action:{arm}".replace(". A", ".A")
-        for thought in (" hm.", " well.")
-        for arm in (" blue", " green")
-    }
+def test_a_completion_is_cut_at_the_end_of_its_action_line(make_agent: Callable[..., LLMAgent]) -> None:
+    """Also where the token that holds the line break goes on after it, as the one after " green" does."""
+    agent = make_agent(n_completions=1)
+    agent.reset(range(60), [INFO] * 60)
+    agent.act({"prompt": ("assistant:",) * 60})
+    said = {completion for own in agent._own_completions for completion in own}
+    assert said == {f"Thought: {thought}.Action: {arm}" for thought in ("hm", "well") for arm in ("blue", "green")}
 
 
 def test_generation_stops_as_soon_as_all_completions_have_ended(make_agent: Callable[..., LLMAgent]) -> None:
@@ -171,24 +168,35 @@ def test_the_answer_prefix_counts_as_the_beginning_of_the_completion(make_agent:
     assert agent._own_completions[0][0] in ("Action: blue", "Action: green")
 
 
-def test_hooks_are_told_prefill_then_decode_with_repeated_rows(make_agent: Callable[..., LLMAgent]) -> None:
+def test_hooks_are_told_prefill_then_decode_and_how_many_rows_each_episode_has(
+    make_agent: Callable[..., LLMAgent],
+) -> None:
     agent = make_agent(n_completions=4)
-    seen: list[tuple[str | None, int, list[int]]] = []
+    seen: list[tuple[str | None, int, int]] = []
 
     def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        assert agent.context.env_step is not None
-        seen.append((agent.context.phase, len(kwargs["input_ids"]), agent.context.env_step.tolist()))
+        seen.append((agent.context.phase, len(kwargs["input_ids"]), agent.context.repeats))
 
     agent.module.register_forward_pre_hook(look, with_kwargs=True)
     agent.reset([0, 1], [INFO, INFO])
     agent.act({"prompt": ("assistant:",) * 2})
-    assert seen[0] == ("prefill", 2, [0, 0])
-    assert set(map(str, seen[1:])) == {str(("decode", 8, [0] * 8))}
-    agent.act({"prompt": ("assistant:",) * 2}, np.array([True, False]))
-    agent.act({"prompt": ("assistant:",) * 2})
-    assert seen[-1] == ("decode", 8, [2] * 4 + [1] * 4)
-    assert agent.context.phase is None
-    assert agent.context.env_step.tolist() == [3, 2]
+    assert seen[0] == ("prefill", 2, 1)
+    assert set(seen[1:]) == {("decode", 8, 4)}
+    assert (agent.context.phase, agent.context.repeats) == (None, 1)
+
+
+def test_the_taken_back_phase_survives_a_failing_hook(make_agent: Callable[..., LLMAgent]) -> None:
+    agent = make_agent(n_completions=4)
+
+    def fail_in_decode(module: Any, args: Any) -> None:
+        if agent.context.phase == "decode":
+            raise RuntimeError("a hook failed")
+
+    agent.module.register_forward_pre_hook(fail_in_decode)
+    agent.reset([0], [INFO])
+    with pytest.raises(RuntimeError, match="a hook failed"):
+        agent.act({"prompt": ("assistant:",)})
+    assert (agent.context.phase, agent.context.repeats) == (None, 1)
 
 
 def test_equal_seeds_give_equal_completions_whatever_the_batch(make_agent: Callable[..., LLMAgent]) -> None:
@@ -201,6 +209,14 @@ def test_equal_seeds_give_equal_completions_whatever_the_batch(make_agent: Calla
 
     assert run([7], 0) == run([1, 7, 3], 1) == run([7], 0)
     assert run([7], 0) != run([8], 0)
+
+
+def test_every_step_draws_anew(make_agent: Callable[..., LLMAgent]) -> None:
+    agent = make_agent(n_completions=1)
+    agent.reset([7], [INFO])
+    for _ in range(12):
+        agent.act({"prompt": ("assistant:",)})
+    assert len(set(agent._own_completions[0])) > 1
 
 
 def test_inactive_rows_say_nothing(make_agent: Callable[..., LLMAgent]) -> None:
