@@ -49,7 +49,7 @@ def list_(what: tyro.conf.Positional[str] = "all", /, json: bool = False) -> Non
 
     import envs
     import policies
-    from launch.experiments.base import EXPERIMENTS, module_of
+    from launch.experiments.registry import EXPERIMENTS
     from policies.errors import nearest
     from policies.site_maps import site_maps
     from steer_agents.finding import METHODS
@@ -67,7 +67,7 @@ def list_(what: tyro.conf.Positional[str] = "all", /, json: bool = False) -> Non
             }
             for name, found in site_maps().items()
         ],
-        "experiments": [{"experiment": name, "what": module_of(name).SUMMARY} for name in EXPERIMENTS],
+        "experiments": [{"experiment": name, "what": entry.summary} for name, entry in EXPERIMENTS.items()],
     }
     if what != "all" and what not in tables:
         raise BadInput(f"list: {what!r} is unknown{nearest(what, ['all', *tables])}")

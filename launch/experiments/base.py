@@ -1,7 +1,7 @@
 """What every experiment shares: its outcome on disk, its progress on screen.
 
-An experiment is one module with `SUMMARY` (one line), `settings(quick)` (a frozen dataclass) and `run(settings, folder, say)` giving
-an `Outcome`. It is listed in `EXPERIMENTS`, and `steer-agents experiment run NAME` writes its outcome to `runs/NAME/`:
+An experiment is one module with `settings(quick)` (a frozen dataclass) and `run(settings, folder, say)` giving an `Outcome`. It
+is listed in `registry.py`, and `steer-agents experiment run NAME` writes its outcome to `runs/NAME/`:
 
     results.json      settings, environment, conditions, bars (name, value, interval, bound, holds), verdict
     episodes.parquet  one row per episode: condition, seed, episode, errored and the measures
@@ -26,14 +26,10 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from launch.experiments.registry import EXPERIMENTS
 from policies.errors import BadInput, UnknownName, nearest
 from steer_agents.evaluation.report import Bar, write_report
 from steer_agents.runs import environment_record, jsonable, write_bytes, write_json, write_table
-
-EXPERIMENTS: dict[str, str] = {
-    "east-lockin": "launch.experiments.east_lockin",
-    "east-offline": "launch.experiments.east_offline",
-}
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def module_of(name: str) -> ModuleType:
     """
     if name not in EXPERIMENTS:
         raise UnknownName(f"experiment {name!r} is unknown{nearest(name, EXPERIMENTS)}")
-    return importlib.import_module(EXPERIMENTS[name])
+    return importlib.import_module(EXPERIMENTS[name].module)
 
 
 def run_experiment(name: str, quick: bool = False, runs: Path = Path("runs"), say: Say | None = None) -> dict[str, Any]:

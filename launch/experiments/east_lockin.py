@@ -29,7 +29,6 @@ from steer_agents.interventions import Add
 from steer_agents.loop import Rollout, rollout
 from steer_agents.steerer import Steerer
 
-SUMMARY = "EAST frees a language model that is locked into the worst arm of a bandit (closed loop, with all controls)"
 MEASURES = ("suff_fail", "stuck", "entropy_bits", "repeat_rate", "coverage", "k_min_frac", "regret", "action_mass")
 assert envs.__name__  # importing it registers the environments
 

@@ -25,9 +25,6 @@ from steer_agents.evaluation.report import Bar
 from steer_agents.finding.entropy import Recording
 from steer_agents.steerer import Steerer
 
-SUMMARY = (
-    "EAST moves the entropy of a language model's decisions in both directions on held-out prompts (with all controls)"
-)
 UP, DOWN, QUIET, LOSS = 0.4, -0.25, 0.12, 0.05
 
 

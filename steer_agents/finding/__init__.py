@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policies.errors import UnknownName, nearest
-from steer_agents.direction import Direction
-from steer_agents.sites import steerable
+
+if TYPE_CHECKING:
+    from steer_agents.direction import Direction
 
 METHODS: dict[str, str] = {
     "mean-difference": "steer_agents.finding.contrast:mean_difference",
@@ -32,6 +33,8 @@ def find(target: Any, method: str, **options: Any) -> Direction:
     """
     if method not in METHODS:
         raise UnknownName(f"finding method {method!r} is unknown{nearest(method, METHODS)}")
+    from steer_agents.sites import steerable  # imports torch, which listing METHODS does not need
+
     module_name, _, function = METHODS[method].partition(":")
     found: Direction = getattr(importlib.import_module(module_name), function)(steerable(target), **options)
     return found

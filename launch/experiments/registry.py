@@ -1,0 +1,25 @@
+"""The experiments by name: where each is, and what it asks. Importing this module imports nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table: the experiment's module, and one line on what it shows."""
+
+    module: str
+    summary: str
+
+
+EXPERIMENTS: dict[str, Entry] = {
+    "east-lockin": Entry(
+        "launch.experiments.east_lockin",
+        "EAST frees a language model that is locked into the worst arm of a bandit (closed loop, with all controls)",
+    ),
+    "east-offline": Entry(
+        "launch.experiments.east_offline",
+        "EAST moves the entropy of a language model's decisions both ways on held-out prompts (with all controls)",
+    ),
+}

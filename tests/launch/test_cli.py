@@ -1,0 +1,129 @@
+"""The command line as a user meets it: exit codes, messages, JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from launch import cli
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Done]:
+    """Run a command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["steer-agents", *args])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return run
+
+
+def test_the_installed_command_lists_without_loading_torch(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("steer-agents")
+    done = subprocess.run(
+        [str(script), "experiment", "list"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert "east-lockin" in done.stdout
+    code = "import sys; sys.argv = ['steer-agents', 'list']; from launch import cli; cli.main(); print('torch' in sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert loaded.stdout.splitlines()[-1] == "False"
+
+
+def test_list_names_what_is_registered(run: Callable[..., Done]) -> None:
+    done = run("list", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert {"environment": "SteerAgents/BanditLockIn5-v0"} in found["environments"]
+    assert {entry["experiment"] for entry in found["experiments"]} >= {"east-lockin", "east-offline"}
+    assert {entry["architecture"] for entry in found["architectures"]} >= {
+        "llama",
+        "qwen",
+        "gemma",
+        "gpt2",
+        "smolvlm",
+        "mlp",
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("list", "polices"), "did you mean 'policies'"),
+        (("experiment", "run", "east-lokin"), "did you mean 'east-lockin'"),
+        (("rollout", "bandit:ucb", "SteerAgents/BanditGaussian5-v0"), "did you mean 'ucb1'"),
+        (("rollout", "bandit:ucb1", "SteerAgents/BanditGaussian5-v0", "--strength", "0.2"), "needs --direction FILE"),
+        (("show", "missing.safetensors"), "missing.safetensors"),
+        (("doctor", "lm:x"), "did you mean 'llm'"),
+    ],
+)
+def test_a_mistake_gives_one_clear_message_and_no_traceback(
+    args: tuple[str, ...], message: str, run: Callable[..., Done]
+) -> None:
+    done = run(*args)
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+    assert "Traceback" not in done.err
+
+
+def test_rollouts_from_the_shell_are_compared_in_pairs(run: Callable[..., Done]) -> None:
+    for agent in ("ucb1", "uniform"):
+        done = run(
+            "rollout",
+            f"bandit:{agent}",
+            "SteerAgents/BanditBernoulli4-v0",
+            "--episodes",
+            "12",
+            "--out",
+            agent,
+            "--json",
+        )
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["errored"] == 0
+    done = run("compare", "ucb1", "uniform", "--measure", "regret", "--json")
+    result = json.loads(done.out)
+    assert result["n"] == 12
+    assert result["high"] < 0
+
+
+def test_a_direction_is_found_shown_and_used_from_the_shell(
+    tiny_llm: str, tmp_path: Path, run: Callable[..., Done]
+) -> None:
+    (tmp_path / "p.txt").write_text("Round 1: pressed blue\nRound 2: pressed blue\n")
+    (tmp_path / "n.txt").write_text("Round 1: pressed red\nRound 2: pressed red\n")
+    found = run(
+        "find", tiny_llm, "mean-difference", "--positive", "p.txt", "--negative", "n.txt", "--out", "d.safetensors", "--layer", "0.5",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    shown = json.loads(run("show", "d.safetensors", "--json").out)
+    assert [site["site"] for site in shown["sites"]] == ["language.3.block_output"]
+    assert shown["model"]["architecture"] == "llama"
+    used = run(
+        "rollout", tiny_llm, "SteerAgents/BanditLockIn2-v0", "--episodes", "2", "--direction", "d.safetensors", "--strength", "0.1",
+        "--json",
+    )  # fmt: skip
+    assert used.code == 0, used.err
+    assert 0 <= json.loads(used.out)["entropy_bits"] <= 1
