@@ -119,6 +119,7 @@ class SiteHook:
         self.fired = False
         self.ever_fired = False
         self.checked = False
+        self.plain: torch.Tensor | None = None  # the displacement, once checked, if it is one vector for all rows
         self.fast = location.side == "output" and all(self._is_plain_add(edit) for edit in edits)
         self.delta: torch.Tensor | None = None
 
@@ -151,7 +152,7 @@ class SiteHook:
             self.delta.copy_(total)
         else:
             self.delta = total.to(self.attached.device, self.attached.dtype)
-            self.checked = False  # its dtype and device are set right at the next pass
+            self.checked, self.plain = False, None  # its dtype and device are set right at the next pass
 
     def _check(self, h: torch.Tensor) -> None:
         for edit in self.edits:
@@ -160,10 +161,13 @@ class SiteHook:
             assert self.delta is not None
             if self.delta.dtype is not h.dtype or self.delta.device != h.device:
                 self.delta = self.delta.to(h.device, h.dtype)
+            self.plain = self.delta if self.delta.dim() == 1 else None
         self.checked = True
 
     def _after_fast(self, module: nn.Module, args: Any, output: Any) -> Any:
         self.fired = True
+        if self.plain is not None and isinstance(output, torch.Tensor):
+            return output + self.plain
         if isinstance(output, (tuple, list)):
             if not self.checked:
                 self._check(output[0])
@@ -444,12 +448,14 @@ class Attached:
             self.current = self._tracker.observe(args, kwargs, self.context)
 
     def _after_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        silent = [hook for hook in self._hooks if not hook.fired and not self._may_rest(hook)]
-        if silent and self.steerer.require_fired:
-            raise SiteNeverFired(self._never_fired(silent, "in this forward pass"))
+        silent = []
         for hook in self._hooks:
             if hook.fired:
                 hook.ever_fired = True
+            elif not self._may_rest(hook):
+                silent.append(hook)
+        if silent and self.steerer.require_fired:
+            raise SiteNeverFired(self._never_fired(silent, "in this forward pass"))
         for part, taps, strength in self._mixes:
             output = self._mix(output, kwargs, part, taps, strength)
         self.current = None  # a pass that bypasses the root module must not see this one's tokens
