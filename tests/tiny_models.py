@@ -12,6 +12,7 @@ from torch import nn
 from policies.mlp import MLP, MLPConfig
 
 VOCAB, WIDTH, DEPTH = 61, 32, 3
+IMAGE_TOKEN = 60
 
 _SMALL = {
     "vocab_size": VOCAB,
@@ -42,7 +43,7 @@ def _smolvlm() -> nn.Module:
         "patch_size": 8,
     }
     config = tf.SmolVLMConfig(
-        text_config=text.to_dict(), vision_config=vision, scale_factor=2, image_token_id=60, pad_token_id=0
+        text_config=text.to_dict(), vision_config=vision, scale_factor=2, image_token_id=IMAGE_TOKEN, pad_token_id=0
     )
     return tf.SmolVLMForConditionalGeneration(config)
 
@@ -90,3 +91,11 @@ def outputs(model: nn.Module, batch: Any, **kwargs: Any) -> torch.Tensor:
         if torch.is_tensor(batch):
             return model(batch)
         return model(**batch, use_cache=False, **kwargs).logits
+
+
+def image_inputs(batch: int = 2, length: int = 10, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Inputs of "smolvlm" with one image (4 image tokens, at positions 2 to 5) per row."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCAB - 2, (batch, length), generator=generator)
+    ids[:, 2:6] = IMAGE_TOKEN
+    return {"input_ids": ids, "pixel_values": torch.randn(batch, 1, 3, 32, 32, generator=generator)}

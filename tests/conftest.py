@@ -1,0 +1,20 @@
+"""Settings of every test: no network, one torch thread, reproducible examples."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The folders tests/steer_agents, tests/policies and tests/envs must not pass for the packages of the same name.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("project", deadline=None, derandomize=True, max_examples=40, print_blob=True)
+settings.load_profile("project")
