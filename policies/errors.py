@@ -58,6 +58,10 @@ class BadArtifact(SteerError, ValueError):
     """A file that is truncated, tampered with, of an unknown schema, or not an artifact at all."""
 
 
+class HubError(SteerError, OSError):
+    """The Hugging Face Hub could not be reached, or refused; the message says what to do about it."""
+
+
 class NotBakeable(SteerError, TypeError):
     """This steering cannot be folded into weights; the message says why."""
 
