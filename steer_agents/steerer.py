@@ -199,10 +199,8 @@ class SiteHook:
             self._check(h)
         for edit in self.edits:
             columns = edit.columns(h.shape[-1], h.device)
-            if columns is None:
-                h = self._edited(h, edit)
-            else:
-                h = h.index_copy(-1, columns, self._edited(h[..., columns], edit))
+            edited = self._edited(h if columns is None else h[..., columns], edit)
+            h = edited if columns is None else h.index_copy(-1, columns, edited)
         return h.reshape(value.shape)
 
     def _edited(self, part: torch.Tensor, edit: Edit) -> torch.Tensor:

@@ -135,10 +135,7 @@ class Pass:
     def mask(self, scope: TokenScope) -> torch.Tensor | None:
         """(B, N) bool of the tokens in `scope`; None means all of them (padding included: it is never attended to)."""
         mask: torch.Tensor | None = _MASKS[scope.kind](self, scope)
-        return mask
-
-    def _last(self) -> torch.Tensor:
-        return self.positions == (self.lengths - 1)[:, None]
+        return mask if mask is None or self.real is None else mask & self.real
 
     def _ids(self, scope: TokenScope) -> torch.Tensor:
         if self.input_ids is None:
@@ -153,14 +150,13 @@ class Pass:
 
 def _phase_mask(phase: str) -> Any:
     def mask(p: Pass, scope: TokenScope) -> torch.Tensor:
-        real = torch.ones_like(p.positions, dtype=torch.bool) if p.real is None else p.real
-        return real if p.phase == phase else torch.zeros_like(real)
+        return torch.full_like(p.positions, p.phase == phase, dtype=torch.bool)
 
     return mask
 
 
 def _last(p: Pass, scope: TokenScope) -> torch.Tensor:
-    return p._last() if p.real is None else p._last() & p.real
+    return p.positions == (p.lengths - 1)[:, None]
 
 
 def _from_end(p: Pass, bound: int) -> torch.Tensor:
@@ -170,8 +166,7 @@ def _from_end(p: Pass, bound: int) -> torch.Tensor:
 
 def _index(p: Pass, scope: TokenScope) -> torch.Tensor:
     wanted = _from_end(p, scope.start) if scope.start < 0 else scope.start
-    hit = p.positions == wanted
-    return hit if p.real is None else hit & p.real
+    return p.positions == wanted
 
 
 def _span(p: Pass, scope: TokenScope) -> torch.Tensor:
@@ -181,7 +176,7 @@ def _span(p: Pass, scope: TokenScope) -> torch.Tensor:
     hit = (p.positions >= low) & (p.positions < high)
     if scope.start < 0 and p.phase == "decode":
         hit = torch.zeros_like(hit)
-    return hit if p.real is None else hit & p.real
+    return hit
 
 
 def _class(p: Pass, scope: TokenScope) -> torch.Tensor:
