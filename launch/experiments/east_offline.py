@@ -35,11 +35,11 @@ class Settings(EastSettings):
     Args:
         test_runs: held-out histories.
         n_random, n_permuted: control directions at +-probe_dose.
-        all_layers: the dose curve at every candidate layer, not only at the chosen one.
+        all_layers: also the other candidate layers, at +-probe_dose.
         temperatures: of the baseline.
     """
 
-    test_runs: int = 20
+    test_runs: int = 16
     n_random: int = 3
     n_permuted: int = 3
     all_layers: bool = True
@@ -80,16 +80,16 @@ def conditions(
     bench: Bench, choice: Choice, direction: Direction, recording: Recording, s: Settings
 ) -> list[Condition]:
     """Base, zero, the dose curve, and every control at plus and minus the probing dose."""
-    doses = [sign * dose for sign in (-1, 1) for dose in s.doses]
     found = [
         Condition("base", "base", None),
         Condition("zero strength", "base", bench.steered(direction, choice.layer, 0.0)),
     ]
     for layer in bench.layers if s.all_layers else [choice.layer]:
-        role = "steered" if layer == choice.layer else "other"
-        for alpha in sorted(doses):
+        chosen = layer == choice.layer
+        for alpha in sorted(sign * dose for sign in (-1, 1) for dose in (s.doses if chosen else (s.probe_dose,))):
             steerer = bench.steered(direction, layer, alpha)
-            found.append(Condition(f"EAST layer {layer} {alpha:+g}", role, steerer, layer, alpha, "east"))
+            name = f"EAST layer {layer} {alpha:+g}"
+            found.append(Condition(name, "steered" if chosen else "other", steerer, layer, alpha, "east"))
     for sign in (1, -1):
         alpha = sign * s.probe_dose
         for name, control in controls_of(direction, s.n_random, s.n_permuted).items():
@@ -119,8 +119,7 @@ def conditions(
 
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Learn the vector, choose the layer on validation histories, measure on test histories."""
-    n_layers = 3 if s.all_layers else 1
-    n_conditions = 2 + n_layers * 2 * len(s.doses) + 2 * (s.n_random + s.n_permuted) + 3 + len(s.temperatures)
+    n_conditions = 2 + 2 * len(s.doses) + 4 * s.all_layers + 2 * (s.n_random + s.n_permuted) + 3 + len(s.temperatures)
     costs = [s.train_runs * 5, s.validation_runs * 9, s.test_runs * n_conditions]
     say.plan([10, *costs * len(s.arms)])
     say.stage(f"loading {s.policy}")
