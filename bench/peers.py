@@ -56,7 +56,7 @@ def python_with_peers() -> tuple[Path | None, str]:
     uv = _uv()
     if uv is None:
         return None, "uv is not installed beside this interpreter; run `make setup`."
-    print(f"bench: making {ENVIRONMENT.relative_to(HERE.parent)} (about 150 MB, once)", file=sys.stderr)
+    print(f"bench: making bench/{ENVIRONMENT.name} (about 150 MB, once)", file=sys.stderr)
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
     try:
         _run(uv, "venv", "--quiet", "--python", sys.executable, str(ENVIRONMENT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import cases, contestants, models, report, run, timing
+from bench import cases, contestants, models, peers, report, run, timing
 
 SIZE = models.Size(layers=3, width=32, prompt=4, tokens=3, prefill=6, pairs=6, pair_length=5, batch=4)
 
@@ -202,6 +203,21 @@ def test_a_run_prints_every_bound_and_writes_every_ratio(bench: cases.Bench) -> 
     assert "bare hook + 0.02" in text
     assert "1.1 x bare pass" in text
     assert "did not take part: offline" in text
+
+
+def test_where_no_environment_can_be_made_ours_is_measured_alone_and_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    false = shutil.which("false")
+    assert false is not None
+    monkeypatch.setattr(peers, "ENVIRONMENT", tmp_path / ".venv-peers")
+    monkeypatch.setattr(peers, "_STAMP", tmp_path / ".venv-peers" / ".installed")
+    monkeypatch.setattr(peers, "_uv", lambda: false)
+    told: list[dict[str, str]] = []
+    monkeypatch.setattr(run, "measure", lambda options, missing: told.append(missing) or 0)
+    assert run.main(["--quick"]) == 0
+    assert "failed: no message" in told[0]["other libraries"]
+    assert not (tmp_path / ".venv-peers").exists()
 
 
 def test_quick_and_rounds_are_understood(tmp_path: Path) -> None:
