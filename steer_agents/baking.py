@@ -25,9 +25,10 @@ from torch import nn
 from policies.base import Home, SiteMap
 from policies.errors import BadInput, NotBakeable, WrongModel
 from steer_agents.fingerprint import differences, model_fingerprint, pin_fingerprint
+from steer_agents.hooks import Edit
 from steer_agents.interventions import Add, Intervention, LogitMix
 from steer_agents.sites import Location, Steerable, head_columns, resolve, steerable, submodule
-from steer_agents.steerer import Edit, Steerer
+from steer_agents.steerer import Steerer
 
 _CHUNK = 256
 _baked: weakref.WeakKeyDictionary[nn.Module, list[object]] = weakref.WeakKeyDictionary()

@@ -45,6 +45,7 @@ class EastSettings:
         streak: probability of repeating the last arm in a history.
         doses: strengths alpha that are tried on validation.
         probe_dose: alpha at which layers are compared.
+        kept_slope: the strength is the largest dose that keeps this share of the base differences between action logits.
         seed: of everything; train, validation and test streams are drawn from it apart.
         wording: scenario of the prompts.
     """
@@ -57,6 +58,7 @@ class EastSettings:
     streak: float = 0.8
     doses: tuple[float, ...] = (0.1, 0.2, 0.4)
     probe_dose: float = 0.2
+    kept_slope: float = 1 / 3
     seed: int = 0
     wording: str = "buttons"
 
@@ -172,8 +174,8 @@ def choose(bench: Bench, direction: Direction) -> Choice:
     """Choose layer and strength on validation histories, by their effect on fixed prompts.
 
     Layer: the largest two-sided effect min(H(+a) - H(0), H(0) - H(-a)) at the probing dose, among layers whose effect is genuine
-    (slope of steered on base logits in (0, 1), action mass loss under 5 points). Strength: the smallest dose that reaches two thirds
-    of the largest genuine gain there, because a dose that turns the choice round also raises the entropy for a while.
+    (slope of steered on base logits in (0, 1), action mass loss under 5 points). Strength: the largest dose whose slope is
+    still at least `kept_slope`: the choice is softened, not replaced by another preference.
     """
     settings = bench.settings
     histories = bench.spread("validation", settings.validation_runs)
@@ -197,10 +199,8 @@ def choose(bench: Bench, direction: Direction) -> Choice:
 
     layer = max(bench.layers, key=two_sided)
     tried = [look(layer, alpha) for alpha in settings.doses]
-    good = [row for row in tried if row["genuine"]] or tried
-    best = max(row["entropy_bits"] for row in good)
-    enough = [row for row in good if row["entropy_bits"] >= best * 2 / 3]
-    chosen = min(enough, key=lambda row: row["alpha"])
+    kept = [row for row in tried if row["genuine"] and row["slope"] >= settings.kept_slope]
+    chosen = max(kept, key=lambda row: row["alpha"]) if kept else min(tried, key=lambda row: row["alpha"])
     genuine = chosen["genuine"] and two_sided(layer)[1] > 0
     return Choice(layer, chosen["alpha"], genuine, pd.DataFrame(rows))
 

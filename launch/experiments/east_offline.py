@@ -39,6 +39,7 @@ class Settings(EastSettings):
         temperatures: of the baseline.
     """
 
+    arms: tuple[int, ...] = (5,)
     test_runs: int = 16
     n_random: int = 3
     n_permuted: int = 3
