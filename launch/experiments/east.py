@@ -58,7 +58,7 @@ class EastSettings:
     streak: float = 0.8
     doses: tuple[float, ...] = (0.1, 0.2, 0.4)
     probe_dose: float = 0.2
-    kept_slope: float = 1 / 3
+    kept_slope: float = 1 / 2
     seed: int = 0
     wording: str = "buttons"
 
