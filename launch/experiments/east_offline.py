@@ -52,7 +52,7 @@ class Settings(EastSettings):
 
 
 def settings(quick: bool) -> Settings:
-    """The full experiment (about 12 minutes on 2 cores), or its quick form (about 2 minutes)."""
+    """The full experiment (about 6 minutes on 2 cores), or its quick form (about 2 minutes)."""
     full = Settings()
     if not quick:
         return full
