@@ -300,9 +300,8 @@ def doctor(policy: tyro.conf.Positional[str], /, calls: int = 1000, json: bool =
     """
     from dataclasses import asdict
 
-    from steer_agents.doctor import examine, render
-
     import policies
+    from steer_agents.doctor import examine, render
     from steer_agents.runs import jsonable
 
     checks = examine(policies.load(policy), n_calls=calls)
