@@ -142,6 +142,39 @@ def test_steering_cannot_be_attached_twice() -> None:
         steering.__enter__()
 
 
+@pytest.mark.parametrize("kind", [kind for model, kind in ALL if model == "mlp"])
+def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: str) -> None:
+    # 0 * inf is not a number: a strength of 0 must leave the row out, not add nothing to it
+    site = Site("mlp_neurons", layer=0)
+    model = MLP(MLPConfig(WIDTH, WIDTH, (4,)))
+    direction = direction_at_input(model, site, rows=2 if kind == "rotate" else 1)
+    steering = {
+        "add": lambda: sa.Add(direction, strength=absolute(rows)),
+        "norm-kept-add": lambda: sa.NormKeptAdd(direction, strength=absolute(rows)),
+        "ablate": lambda: sa.Ablate(direction, strength=rows),
+        "rotate": lambda: sa.Rotate(direction, strength=rows),
+        "clamp": lambda: sa.Clamp(direction, value=1.0, strength=rows),
+        "cap": lambda: sa.Cap(direction, bound=1.0, strength=rows),
+        "set-neurons": lambda: sa.SetNeurons(indices=(0,), values=1.0, site=site, strength=rows),
+        "affine": lambda: sa.Affine(scale=torch.ones(WIDTH), offset=torch.ones(WIDTH), site=site, strength=rows),
+    }
+    rows = torch.tensor([0.0, 0.5])
+    x = torch.randn(2, WIDTH)
+    x[0, 0] = float("inf")
+    seen: list[torch.Tensor] = []
+    with sa.steer(model, steering[kind]()):
+        handle = model.net[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        model(x)
+        handle.remove()
+    assert torch.equal(seen[0][0], x[0])
+    assert not torch.equal(seen[0][1], x[1])
+
+
+def direction_at_input(model: MLP, site: Site, rows: int) -> Direction:
+    raw = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(0))
+    return Direction.from_raw({"policy.0.mlp_neurons": raw}, site)
+
+
 # ---- strength per row, live
 
 
