@@ -45,11 +45,9 @@ def test_every_environment_is_named_in_its_folder() -> None:
 
 
 def test_every_folder_with_code_has_a_readme() -> None:
-    packages = {
-        path.parent
-        for top in ("steer_agents", "policies", "envs", "launch", "bench")
-        for path in (ROOT / top).rglob("*.py")
-    }
+    tops = ("steer_agents", "policies", "envs", "launch", "bench")
+    files = [path.relative_to(ROOT) for top in tops for path in (ROOT / top).rglob("*.py")]
+    packages = {ROOT / path.parent for path in files if not any(part.startswith(".") for part in path.parts)}
     without = [
         str(folder.relative_to(ROOT))
         for folder in packages
