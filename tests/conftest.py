@@ -12,9 +12,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The folders tests/steer_agents, tests/policies and tests/envs must not pass for the packages of the same name.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import pytest
 import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=40, print_blob=True)
 settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same weights and inputs, whatever ran before it in its worker."""
+    torch.manual_seed(0)
