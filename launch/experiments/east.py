@@ -45,7 +45,8 @@ class EastSettings:
         streak: probability of repeating the last arm in a history.
         doses: strengths alpha that are tried on validation.
         probe_dose: alpha at which layers are compared.
-        kept_slope: the strength is the largest dose that keeps this share of the base differences between action logits.
+        skip: decisions at the start of each validation and test history that are left out: there is little to be certain
+            about yet, and the lock-in itself asks from the sixth pull on.
         seed: of everything; train, validation and test streams are drawn from it apart.
         wording: scenario of the prompts.
     """
@@ -58,7 +59,7 @@ class EastSettings:
     streak: float = 0.8
     doses: tuple[float, ...] = (0.1, 0.2, 0.4)
     probe_dose: float = 0.2
-    kept_slope: float = 1 / 2
+    skip: int = 5
     seed: int = 0
     wording: str = "buttons"
 
@@ -67,6 +68,8 @@ class EastSettings:
             raise BadInput(f"arms must be among 2 to 5 (the wording's single-token labels), got {self.arms}.")
         if self.probe_dose not in self.doses:
             raise BadInput(f"probe_dose {self.probe_dose} must be one of doses {self.doses}.")
+        if not 1 <= self.skip < self.steps:
+            raise BadInput(f"skip must leave some of the {self.steps} decisions of a history, got {self.skip}.")
 
 
 def streaky_histories(n_arms: int, runs: int, steps: int, streak: float, rng: np.random.Generator) -> list[History]:
@@ -141,11 +144,18 @@ class Bench:
         return Steerer(Add(direction.at(layer), strength=alpha))
 
     def under(self, steerer: Steerer | None, histories: Sequence[History]) -> Recording:
-        """`decide`, steered."""
+        """`decide`, steered, without the first `skip` decisions of each history."""
         if steerer is None:
-            return self.decide(histories)
+            return late(self.decide(histories), self.settings.skip)
         with steerer.attach(self.policy):
-            return self.decide(histories)
+            return late(self.decide(histories), self.settings.skip)
+
+
+def late(recording: Recording, skip: int) -> Recording:
+    """The recording without the first decisions of each history."""
+    measures = {name: values[:, skip:] for name, values in recording.measures.items()}
+    activations = {key: z[:, skip:] for key, z in recording.activations.items()}
+    return Recording(activations, recording.entropy[:, skip:], measures)
 
 
 @dataclass(frozen=True)
@@ -174,8 +184,8 @@ def choose(bench: Bench, direction: Direction) -> Choice:
     """Choose layer and strength on validation histories, by their effect on fixed prompts.
 
     Layer: the largest two-sided effect min(H(+a) - H(0), H(0) - H(-a)) at the probing dose, among layers whose effect is genuine
-    (slope of steered on base logits in (0, 1), action mass loss under 5 points). Strength: the largest dose whose slope is
-    still at least `kept_slope`: the choice is softened, not replaced by another preference.
+    (slope of steered on base logits in (0, 1), action mass loss under 5 points). Strength: the largest dose whose effect is
+    still genuine.
     """
     settings = bench.settings
     histories = bench.spread("validation", settings.validation_runs)
@@ -199,8 +209,8 @@ def choose(bench: Bench, direction: Direction) -> Choice:
 
     layer = max(bench.layers, key=two_sided)
     tried = [look(layer, alpha) for alpha in settings.doses]
-    kept = [row for row in tried if row["genuine"] and row["slope"] >= settings.kept_slope]
-    chosen = max(kept, key=lambda row: row["alpha"]) if kept else min(tried, key=lambda row: row["alpha"])
+    good = [row for row in tried if row["genuine"]]
+    chosen = max(good, key=lambda row: row["alpha"]) if good else min(tried, key=lambda row: row["alpha"])
     genuine = chosen["genuine"] and two_sided(layer)[1] > 0
     return Choice(layer, chosen["alpha"], genuine, pd.DataFrame(rows))
 

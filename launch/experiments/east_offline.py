@@ -34,7 +34,6 @@ class Settings(EastSettings):
 
     Args:
         streak: higher than for the lock-in, where the model's own play commits it further.
-        skip: decisions at the start of each test history that are left out: there is nothing to be certain about yet.
         test_runs: held-out histories.
         n_random, n_permuted: control directions at +-probe_dose.
         all_layers: also the other candidate layers, at +-probe_dose.
@@ -43,7 +42,6 @@ class Settings(EastSettings):
 
     arms: tuple[int, ...] = (5,)
     streak: float = 0.9
-    skip: int = 2
     test_runs: int = 16
     n_random: int = 3
     n_permuted: int = 3
@@ -185,10 +183,10 @@ def _one(policy: Any, n_arms: int, s: Settings, folder: Path, say: Say) -> _Part
     histories = bench.spread("test", s.test_runs)
     found = conditions(bench, choice, direction, recording, s)
     say.stage(f"K={n_arms}: {len(found)} conditions on {s.test_runs} test histories (layer {choice.layer})")
-    base = _late(bench.under(None, histories), s.skip)
+    base = bench.under(None, histories)
     tables, rows = {}, []
     for number, condition in enumerate(found):
-        steered = base if condition.steerer is None else _late(bench.under(condition.steerer, histories), s.skip)
+        steered = base if condition.steerer is None else bench.under(condition.steerer, histories)
         tables[condition.name] = _episodes(f"K={n_arms} {condition.name}", histories, steered, s.skip)
         shift = shift_of(base, steered)
         means = {
@@ -216,16 +214,8 @@ def _one(policy: Any, n_arms: int, s: Settings, folder: Path, say: Say) -> _Part
     )
 
 
-def _late(recording: Recording, skip: int) -> Recording:
-    """The recording without the first decisions of each history."""
-    measures = {name: values[:, skip:] for name, values in recording.measures.items()}
-    return Recording(
-        {key: z[:, skip:] for key, z in recording.activations.items()}, recording.entropy[:, skip:], measures
-    )
-
-
 def _episodes(condition: str, histories: list[Any], recording: Recording, skip: int) -> pd.DataFrame:
-    """One row per history: means over its decisions from `skip` (at least 1) on."""
+    """One row per history: means over its decisions from `skip` on."""
     p = recording.measures["probabilities"]  # (R, T - skip, K)
     previous = np.array([[arm for arm, _ in history] for history in histories])[:, skip - 1 : -1]
     repeat = np.take_along_axis(p, previous[..., None], axis=2)[..., 0]

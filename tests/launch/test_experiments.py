@@ -21,7 +21,15 @@ COLUMNS = {"condition", "seed", "episode", "errored"}
 def run(
     module: ModuleType, name: str, policy: str, runs: Path, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> dict:
-    small = {"policy": policy, "train_runs": 3, "validation_runs": 2, "steps": 5, "doses": (0.2, 0.4), **changes}
+    small = {
+        "policy": policy,
+        "train_runs": 3,
+        "validation_runs": 2,
+        "steps": 5,
+        "doses": (0.2, 0.4),
+        "skip": 2,
+        **changes,
+    }
     settings = module.settings
     monkeypatch.setattr(module, "settings", lambda quick: replace(settings(quick), **small))
     return base.run_experiment(name, quick=True, runs=runs)
