@@ -48,6 +48,18 @@ WORDINGS: Mapping[str, Wording] = {
         ask="Which button do you press?",
         labels=("blue", "green", "red", "yellow", "purple", "orange", "black", "white", "pink", "brown"),
     ),
+    "letters": Wording(
+        intro="There are {n} buttons: {labels}. Each press gives points.",
+        verb="pressed",
+        gain="got {reward} points",
+        unit="points",
+        goal=(
+            "The points of a button vary around its own average, which you do not know. "
+            "Try the buttons and get as many points as you can in {horizon} rounds."
+        ),
+        ask="Which button do you press?",
+        labels=("A", "B", "C", "D", "E", "F", "G", "H", "I", "J"),
+    ),
     "slots": Wording(
         intro="There are {n} slot machines: {labels}. Each play pays coins.",
         verb="played",

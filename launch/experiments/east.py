@@ -116,9 +116,11 @@ class Bench:
 
     def train(self, on_step: Callable[[], None] | None = None) -> Recording:
         """Record the training histories under all label rotations, at every candidate layer."""
-        histories = self.histories("train", self.settings.train_runs)
-        balanced = [rotated(history, k, self.n_arms) for history in histories for k in range(self.n_arms)]
-        return self.decide(balanced, Site(layer=tuple(self.layers)), on_step)
+        return self.decide(self.balanced("train", self.settings.train_runs), Site(layer=tuple(self.layers)), on_step)
+
+    def balanced(self, split: str, runs: int) -> list[History]:
+        """Histories of a split, each under all label rotations in turn: runs x K of them."""
+        return [rotated(history, k, self.n_arms) for history in self.histories(split, runs) for k in range(self.n_arms)]
 
     def spread(self, split: str, runs: int) -> list[History]:
         """Histories of a split, the i-th under the i-th label rotation: balanced, without repeating one."""

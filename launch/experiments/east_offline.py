@@ -1,7 +1,8 @@
 """EAST on fixed prompts: does the vector move the entropy of decisions, both ways, and is it uncertainty that moves?
 
-An "episode" here is one held-out history: the model is asked what it would do before each of its pulls, and is never followed. Every
-condition sees the same histories.
+An "episode" here is one held-out history under all label rotations: the model is asked what it would do before each of its pulls, and
+is never followed. Every condition sees the same histories. The rotations matter: without them a vector that favours a label, as any
+random one does, moves the mean entropy by whatever label the few histories happen to repeat.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ class Settings(EastSettings):
 
     Args:
         streak: higher than for the lock-in, where the model's own play commits it further.
-        test_runs: held-out histories.
+        wording: letters keep more action mass on the labels than colours do.
+        test_runs: held-out histories, before label rotation.
         n_random, n_permuted: control directions at +-probe_dose.
         all_layers: also the other candidate layers, at +-probe_dose.
         temperatures: of the baseline.
     """
 
-    arms: tuple[int, ...] = (5,)
     streak: float = 0.9
-    test_runs: int = 16
+    wording: str = "letters"
+    test_runs: int = 10
     n_random: int = 3
     n_permuted: int = 3
     all_layers: bool = True
@@ -50,7 +52,7 @@ class Settings(EastSettings):
 
 
 def settings(quick: bool) -> Settings:
-    """The full experiment (about 6 minutes on 2 cores), or its quick form (about 2 minutes)."""
+    """The full experiment (about 20 minutes on 2 cores), or its quick form (about 2 minutes)."""
     full = Settings()
     if not quick:
         return full
@@ -59,7 +61,7 @@ def settings(quick: bool) -> Settings:
         arms=(5,),
         train_runs=8,
         validation_runs=5,
-        test_runs=10,
+        test_runs=4,
         n_random=2,
         n_permuted=1,
         all_layers=False,
@@ -123,8 +125,10 @@ def conditions(
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Learn the vector, choose the layer on validation histories, measure on test histories."""
     n_conditions = 2 + 2 * len(s.doses) + 4 * s.all_layers + 2 * (s.n_random + s.n_permuted) + 3 + len(s.temperatures)
-    costs = [s.train_runs * 5, s.validation_runs * 9, s.test_runs * n_conditions]
-    say.plan([10, *costs * len(s.arms)])
+    costs = [10.0]
+    for n_arms in s.arms:
+        costs += [s.train_runs * n_arms, s.validation_runs * 9, s.test_runs * n_arms * n_conditions]
+    say.plan(costs)
     say.stage(f"loading {s.policy}")
     policy = policies.load(s.policy)
     parts = [_one(policy, n_arms, s, folder, say) for n_arms in s.arms]
@@ -180,9 +184,11 @@ def _one(policy: Any, n_arms: int, s: Settings, folder: Path, say: Say) -> _Part
     direction.save(folder / f"east-k{n_arms}.safetensors")
     say.stage(f"K={n_arms}: choosing the layer on {s.validation_runs} validation histories")
     choice = choose(bench, direction)
-    histories = bench.spread("test", s.test_runs)
+    histories = bench.balanced("test", s.test_runs)
     found = conditions(bench, choice, direction, recording, s)
-    say.stage(f"K={n_arms}: {len(found)} conditions on {s.test_runs} test histories (layer {choice.layer})")
+    say.stage(
+        f"K={n_arms}: {len(found)} conditions on {s.test_runs} test histories x {n_arms} rotations (layer {choice.layer})"
+    )
     base = bench.under(None, histories)
     tables, rows = {}, []
     for number, condition in enumerate(found):
@@ -215,19 +221,25 @@ def _one(policy: Any, n_arms: int, s: Settings, folder: Path, say: Say) -> _Part
 
 
 def _episodes(condition: str, histories: list[Any], recording: Recording, skip: int) -> pd.DataFrame:
-    """One row per history: means over its decisions from `skip` on."""
-    p = recording.measures["probabilities"]  # (R, T - skip, K)
+    """One row per history: means over its label rotations and over its decisions from `skip` on."""
+    p = recording.measures["probabilities"]  # (R, T - skip, K), R = runs x K
     previous = np.array([[arm for arm, _ in history] for history in histories])[:, skip - 1 : -1]
     repeat = np.take_along_axis(p, previous[..., None], axis=2)[..., 0]
+    runs = len(histories) // p.shape[2]
+
+    def per_history(values: np.ndarray) -> np.ndarray:
+        means: np.ndarray = values.reshape(runs, -1).mean(1)
+        return means
+
     return pd.DataFrame(
         {
             "condition": condition,
-            "seed": range(len(histories)),
-            "episode": range(len(histories)),
+            "seed": range(runs),
+            "episode": range(runs),
             "errored": False,
-            "entropy_bits": recording.measures["entropy_bits"].mean(1),
-            "action_mass": recording.measures["action_mass"].mean(1),
-            "p_repeat": repeat.mean(1),
+            "entropy_bits": per_history(recording.measures["entropy_bits"]),
+            "action_mass": per_history(recording.measures["action_mass"]),
+            "p_repeat": per_history(repeat),
         }
     )
 

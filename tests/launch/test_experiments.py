@@ -95,7 +95,7 @@ def test_an_interrupted_experiment_takes_up_its_finished_conditions(
 def test_offline_measures_every_condition_on_the_same_histories(
     tiny_llm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = run(east_offline, "east-offline", tiny_llm, tmp_path, monkeypatch, test_runs=4)
+    results = run(east_offline, "east-offline", tiny_llm, tmp_path, monkeypatch, test_runs=4, wording="buttons")
     episodes = pd.read_parquet(tmp_path / "east-offline" / "episodes.parquet")
     assert set(episodes) >= COLUMNS | {"entropy_bits", "action_mass", "p_repeat"}
     assert (episodes.groupby("condition").size() == 4).all()
