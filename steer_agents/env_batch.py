@@ -69,9 +69,9 @@ class EnvBatch(ABC):
 
     @abstractmethod
     def reset(
-        self, seeds: Sequence[int], options: Mapping[str, Any] | None
+        self, seeds: Sequence[int], options: Sequence[Mapping[str, Any] | None]
     ) -> tuple[Observation | None, list[dict[str, Any]], list[str | None]]:
-        """Start one episode per seed; returns observation, infos and errors.
+        """Start one episode per seed, with its options; returns observation, infos and errors.
 
         The rows whose reset raised carry a copy of another row's observation and info, so that the batch stays well
         formed; where every row raised, the observation is None.
@@ -258,13 +258,13 @@ class GuardedEnvs(EnvBatch):
         self._running = 0
 
     def reset(
-        self, seeds: Sequence[int], options: Mapping[str, Any] | None
+        self, seeds: Sequence[int], options: Sequence[Mapping[str, Any] | None]
     ) -> tuple[Observation | None, list[dict[str, Any]], list[str | None]]:
         while len(self._rows) < len(seeds):
             self._rows.append(_Row(self._make, self._make(), self._owned))
         self._running = len(seeds)
         rows = self._rows[: self._running]
-        results = [row.reset(seed, options) for row, seed in zip(rows, seeds, strict=True)]
+        results = [row.reset(seed, own) for row, seed, own in zip(rows, seeds, options, strict=True)]
         infos, errors = [info for info, _ in results], [error for _, error in results]
         healthy = [index for index, error in enumerate(errors) if error is None]
         if not healthy:
@@ -331,13 +331,18 @@ class UserVectorEnv(EnvBatch):
         self._mode = mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
 
     def reset(
-        self, seeds: Sequence[int], options: Mapping[str, Any] | None
+        self, seeds: Sequence[int], options: Sequence[Mapping[str, Any] | None]
     ) -> tuple[Observation | None, list[dict[str, Any]], list[str | None]]:
+        if any(own != options[0] for own in options):
+            raise BadInput(
+                "options: a vector environment resets all rows with the same options; pass the environment's id or a "
+                "function that makes it, and every episode can have its own."
+            )
         empty: list[dict[str, Any]] = [{} for _ in seeds]
         try:
             observation, info = self.env.reset(
                 seed=[int(seed) for seed in seeds],  # type: ignore[arg-type]  # vector envs take one seed per row
-                options=None if options is None else dict(options),
+                options=None if options[0] is None else dict(options[0]),
             )
             return named(observation), unbatch_info(info, self.num_envs), [None] * self.num_envs
         except Exception as error:

@@ -54,6 +54,10 @@ Measures = Callable[[pd.DataFrame, Mapping[str, Any]], Mapping[str, float]]
 """(the step rows of one episode, its reset info) -> name -> number."""
 
 
+Options = Mapping[str, Any] | Callable[[int], Mapping[str, Any]] | None
+"""What `env.reset` gets: the same for all episodes, or a function of the episode's index."""
+
+
 class SteererLike(Protocol):
     """What `rollout` needs of a steerer."""
 
@@ -146,7 +150,7 @@ def rollout(
     num_envs: int | None = None,
     run: str | Path | None = None,
     measures: Measures | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Options = None,
     max_steps: int | None = None,
     progress: bool | None = None,
     condition: str = "",
@@ -164,7 +168,8 @@ def rollout(
         run: folder that makes the run resumable; None keeps it in memory.
         measures: function of (the steps of one episode, its reset info) giving further columns of `episodes`; not
             called for errored episodes. On resume it is known by its name only: rename it when it changes.
-        options: passed to every `env.reset`.
+        options: passed to `env.reset`; a function gives each episode its own (fixed initial states). On resume a
+            function is known by its name only: rename it when it changes.
         max_steps: episodes are truncated after so many steps; None leaves the end to the environment.
         progress: show a progress bar on stderr; None shows it where stderr is a terminal.
         condition: name of this condition, written into the table.
@@ -247,14 +252,15 @@ def _run_wave(
     start: int,
     count: int,
     seeds: list[int],
-    options: Mapping[str, Any] | None,
+    options: Options,
     max_steps: int | None,
     measures: Measures | None,
     condition: str,
     bar: _Progress,
 ) -> dict[str, pa.Table]:
     """Run episodes `start` to `start + count - 1` side by side; rows beyond `count` are padding and never active."""
-    observation, reset_infos, errors = batch.reset(seeds, options)
+    own_options = [options(start + row) if callable(options) else options for row in range(len(seeds))]
+    observation, reset_infos, errors = batch.reset(seeds, own_options)
     failures: list[str | None] = list(errors)
     active = np.array([row < count and error is None for row, error in enumerate(errors)])
     records: list[list[dict[str, Any]]] = [[] for _ in range(count)]

@@ -221,6 +221,23 @@ def test_a_dict_observation_reaches_the_policy_as_arrays_and_tuples_of_text() ->
     assert policy.infos[0]["options"] == {"level": 2}
 
 
+def level_of(episode: int) -> dict[str, int]:
+    return {"level": 10 * episode}
+
+
+def test_options_may_differ_between_episodes_and_are_the_same_after_a_resume(tmp_path: Path) -> None:
+    policy = Coin()
+    rollout(Count, policy, episodes=3, seed=3, num_envs=2, options=level_of, run=tmp_path)
+    assert [info["options"]["level"] for info in policy.infos] == [0, 10, 20]
+    again = rollout(Count, policy, episodes=4, seed=3, num_envs=2, options=level_of, run=tmp_path)
+    assert [info["options"]["level"] for info in policy.infos[3:]] == [20, 30]  # the last wave has grown
+    assert "level_of" in str(again.config["options"])
+    with pytest.raises(RunMismatch, match="options"):
+        rollout(Count, policy, episodes=4, seed=3, num_envs=2, options={"level": 1}, run=tmp_path)
+    with pytest.raises(BadInput, match="vector environment resets all rows with the same options"):
+        rollout(vector(AutoresetMode.DISABLED), policy, episodes=3, seed=3, options=level_of)
+
+
 def test_an_observation_that_is_no_dict_is_called_observation() -> None:
     policy = Coin()
     run = rollout("CartPole-v1", policy, episodes=2, seed=3, num_envs=2)
