@@ -58,7 +58,7 @@ class Settings(EastSettings):
 
 
 def settings(quick: bool) -> Settings:
-    """The full experiment (about half an hour on 2 cores), or its quick form (about 4 minutes)."""
+    """The full experiment (about 50 minutes on one core), or its quick form (about 4 minutes)."""
     full = Settings()
     if not quick:
         return full
