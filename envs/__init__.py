@@ -1,3 +1,4 @@
 """Environments, registered with gymnasium on import. See README.md of this folder."""
 
 import envs.bandits as _bandits  # noqa: F401 - importing it registers its ids
+import envs.tabletop as _tabletop  # noqa: F401

@@ -1,7 +1,7 @@
 """The errors that environments raise on purpose.
 
-`envs` imports neither `policies` nor `steer_agents`, so it has its own two classes. Both are also what a caller of
-gymnasium expects to catch, and their messages say what was asked, what is allowed and what to do next.
+`envs` imports neither `policies` nor `steer_agents`, so it has its own classes. All are also what a caller of gymnasium
+expects to catch, and their messages say what was asked, what is allowed and what to do next.
 """
 
 from __future__ import annotations
@@ -18,6 +18,26 @@ class BadSetting(gym.error.Error, ValueError):
 
 class BadAction(gym.error.InvalidAction, ValueError):
     """An action outside the environment's action space."""
+
+
+class UnknownTask(BadSetting, LookupError):
+    """A task, suite or task_id that does not exist."""
+
+
+class BadInitState(BadSetting):
+    """An initial state, or a file of them, that does not fit its task."""
+
+
+class BadState(BadSetting):
+    """A saved state that belongs to another task or another scene."""
+
+
+class NoRenderer(gym.error.Error, RuntimeError):
+    """Pictures were asked for on a machine that cannot draw."""
+
+
+class PhysicsDiverged(gym.error.Error, ArithmeticError):
+    """The simulation left the finite numbers; the message names the file that holds the last states."""
 
 
 def nearest(name: object, allowed: Iterable[object]) -> str:
