@@ -104,7 +104,7 @@ def _striped(hx: float, hy: float, hz: float) -> Callable[[mujoco.MjsBody, Rgba]
 
     def build(body: mujoco.MjsBody, rgba: Rgba) -> None:
         _box(body, (hx, hy, hz), (0, 0, hz), rgba, _OBJECT)
-        _box(body, (hx * 0.92, hy * 0.25, 0.0006), (0, 0, 2 * hz), COLOURS["white"], _SHOWN)
+        _box(body, (hx * 0.92, hy * 0.25, 0.001), (0, 0, 2 * hz), COLOURS["white"], _SHOWN)
 
     return build
 
@@ -184,7 +184,7 @@ def _mat(body: mujoco.MjsBody, rgba: Rgba) -> None:
 def _wall(half_length: float, height: float) -> Callable[[mujoco.MjsBody, Rgba], None]:
     def build(body: mujoco.MjsBody, rgba: Rgba) -> None:
         _box(body, (half_length, 0.012, height / 2), (0, 0, height / 2), rgba, _FIXTURE)
-        _box(body, (half_length, 0.0125, 0.006), (0, 0, height - 0.006), _shade(rgba, 1.4), _SHOWN)
+        _box(body, (half_length + 0.001, 0.014, 0.006), (0, 0, height - 0.005), _shade(rgba, 1.4), _SHOWN)
 
     return build
 
@@ -192,8 +192,8 @@ def _wall(half_length: float, height: float) -> Callable[[mujoco.MjsBody, Rgba],
 def _post(height: float) -> Callable[[mujoco.MjsBody, Rgba], None]:
     def build(body: mujoco.MjsBody, rgba: Rgba) -> None:
         _box(body, (0.022, 0.022, height / 2), (0, 0, height / 2), rgba, _FIXTURE)
-        _box(body, (0.0225, 0.0225, 0.012), (0, 0, height - 0.012), COLOURS["white"], _SHOWN)
-        _box(body, (0.0225, 0.0225, 0.012), (0, 0, height - 0.060), COLOURS["white"], _SHOWN)
+        _box(body, (0.024, 0.024, 0.012), (0, 0, height - 0.012), COLOURS["white"], _SHOWN)
+        _box(body, (0.024, 0.024, 0.012), (0, 0, height - 0.060), COLOURS["white"], _SHOWN)
 
     return build
 

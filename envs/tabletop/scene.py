@@ -134,14 +134,20 @@ def build_scene(entities: Mapping[str, Entity]) -> Scene:
     for name in entities:
         if scene.kind(name).free:
             scale_mass(model, scene.parts[name], scene.kind(name).mass / float(model.body_mass[scene.parts[name]]))
-    mujoco.mj_setConst(model, mujoco.MjData(model))
+    refresh_constants(model)
     return scene
 
 
 def scale_mass(model: mujoco.MjModel, body: int, factor: float) -> None:
-    """Multiply mass and inertia of one body; call `mj_setConst` afterwards."""
+    """Multiply mass and inertia of one body; call `refresh_constants` afterwards."""
     model.body_mass[body] *= factor
     model.body_inertia[body] *= factor
+
+
+def refresh_constants(model: mujoco.MjModel) -> None:
+    """Compute anew what MuJoCo derives from masses."""
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    model.stat.extent = 1.0  # the backdrop would make it 12 m and cut the fingers off the wrist's picture
 
 
 def _physics(spec: mujoco.MjSpec) -> None:
@@ -163,7 +169,7 @@ def _looks(spec: mujoco.MjSpec) -> None:
     getattr(visual, "global").offwidth, getattr(visual, "global").offheight = 1280, 960
     visual.headlight.ambient, visual.headlight.diffuse = (0.36, 0.36, 0.36), (0.30, 0.30, 0.30)
     visual.headlight.specular = (0.0, 0.0, 0.0)
-    visual.map.znear, visual.map.zfar = 0.02, 20.0
+    visual.map.znear, visual.map.zfar = 0.03, 10.0  # in units of stat.extent
     world = spec.worldbody
     world.add_light(
         name="sun", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(0.6, -0.6, 2.0), dir=(-0.25, 0.45, -1.0), diffuse=(0.38, 0.38, 0.36),
@@ -174,7 +180,7 @@ def _looks(spec: mujoco.MjSpec) -> None:
 
 
 VIEWS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float], float]] = {
-    "agentview": ((1.12, 0.0, 0.80), (0.47, 0.0, 0.03), 36.0),
+    "agentview": ((1.20, 0.0, 0.88), (0.43, 0.0, 0.05), 36.0),
     "frontview": ((1.55, 0.0, 0.95), (0.35, 0.0, 0.15), 40.0),
 }
 """Camera -> (eye, point looked at, vertical opening [degrees]): the policy's tight view, and a wide one for people."""

@@ -10,13 +10,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-import mujoco
 import numpy as np
 
 from envs.errors import BadSetting, nearest
 from envs.tabletop.arm import N_JOINTS
 from envs.tabletop.init_states import PER_ENTITY, apart, footprint
-from envs.tabletop.scene import VIEWS, Scene, look_at, scale_mass
+from envs.tabletop.scene import VIEWS, Scene, look_at, refresh_constants, scale_mass
 from envs.tabletop.tasks import Entity, Region, Task
 
 LARGEST = 2.0
@@ -269,7 +268,7 @@ class Pristine:
             if scene.kind(name).free:
                 scale_mass(model, scene.parts[name], factor)
         if variation.masses or self._derived_stale:
-            mujoco.mj_setConst(model, mujoco.MjData(model))
+            refresh_constants(model)
         self._derived_stale = bool(variation.masses)
 
     def _colours(self, variation: Variation) -> None:

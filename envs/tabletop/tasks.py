@@ -151,8 +151,8 @@ def _block(
     return Entity("block", colour, Region(x, y, yaw, **more))  # type: ignore[arg-type]
 
 
-_CABINET = Entity("cabinet", "wood", Region((0.525, 0.55), (-0.245, -0.235)))
-_OPEN_CABINET = Entity("cabinet", "wood", Region((0.525, 0.55), (-0.245, -0.235), opening=(0.85, 1.0)))
+_CABINET = Entity("cabinet", "wood", Region((0.525, 0.55), (-0.225, -0.215)))
+_OPEN_CABINET = Entity("cabinet", "wood", Region((0.525, 0.55), (-0.225, -0.215), opening=(0.85, 1.0)))
 
 
 # ------------------------------------------------------------------------------------------------------------ suites
@@ -290,6 +290,9 @@ _GOAL = (
     _kitchen(
         "CloseDrawer", "close the drawer", ("push the drawer in", "shut the drawer"), _close("cabinet/drawer"),
         cabinet=_OPEN_CABINET,
+        bowl=_bowl((0.40, 0.44), (0.10, 0.14)),
+        plate=_plate((0.545, 0.58), (0.11, 0.14)),
+        block=_block("red", (0.42, 0.56), (0.25, 0.27)),
     ),
     _kitchen(
         "PressButton", "press the button", ("push the red button down", "turn on the lamp"), _press("button"),
