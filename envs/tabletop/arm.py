@@ -78,13 +78,6 @@ def arm_spec() -> mujoco.MjSpec:
   <camera name="wrist" pos=".075 0 .015" xyaxes="0 -1 0 -.96 0 -.28" fovy="62"/>
   {fingers}
 </body>"""
-    for number, (pos, quat, (low, high), mass, geoms) in reversed(list(enumerate(_LINKS, start=1))):
-        body = f"""
-<body name="link{number}" pos="{pos}" quat="{quat}" gravcomp="1">
-  <joint name="joint{number}" axis="0 0 1" range="{low} {high}" armature="0.1" damping="1"/>
-  <inertial pos="0 0 0" mass="{mass}" diaginertia=".02 .02 .02"/>
-  {geoms}{body}
-</body>"""
     servos = "".join(
         f'<general name="joint{i}" joint="joint{i}" biastype="affine" gainprm="{kp}" biasprm="0 -{kp} -{kp / 20}" '
         'forcelimited="true" forcerange="-87 87"/>'
@@ -101,12 +94,26 @@ def arm_spec() -> mujoco.MjSpec:
   <worldbody><body name="link0">
     <geom type="cylinder" size=".075 .06" pos="-.01 0 .06" rgba="{_DARK}"/>
     <geom type="capsule" size=".06" fromto="0 0 .08 0 0 .16" rgba="{_WHITE}"/>
-    {body}
+    {_links_around(body, shapes=True)}
   </body></worldbody>
   <actuator>{servos}</actuator>
 </mujoco>""")
 
 
 def arm_model() -> mujoco.MjModel:
-    """Compile the arm without a table: the model that inverse kinematics runs on (fingers included, nv = 9)."""
-    return arm_spec().compile()
+    """Compile the seven joints and the site `tcp` alone, without shapes: what inverse kinematics runs on (nv = 7)."""
+    hand = '<body name="hand" pos="0 0 0.107" quat="0.9238795 0 0 -0.3826834"><site name="tcp" pos="0 0 .1034"/></body>'
+    return mujoco.MjModel.from_xml_string(f"""
+<mujoco><compiler angle="radian" autolimits="true"/><worldbody>{_links_around(hand, shapes=False)}</worldbody></mujoco>""")
+
+
+def _links_around(body: str, shapes: bool) -> str:
+    """MJCF of the seven links, each inside the one before, with `body` inside the last."""
+    for number, (pos, quat, (low, high), mass, geoms) in reversed(list(enumerate(_LINKS, start=1))):
+        body = f"""
+<body name="link{number}" pos="{pos}" quat="{quat}" gravcomp="1">
+  <joint name="joint{number}" axis="0 0 1" range="{low} {high}" armature="0.1" damping="1"/>
+  <inertial pos="0 0 0" mass="{mass}" diaginertia=".02 .02 .02"/>
+  {geoms if shapes else ""}{body}
+</body>"""
+    return body

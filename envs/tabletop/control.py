@@ -26,6 +26,7 @@ WORKSPACE = np.array([[0.26, -0.36, 0.012], [0.72, 0.36, 0.45]])
 """(2, 3) lowest and highest target of the tcp [m]."""
 
 _LEASH, _TURN_LEASH = 0.08, 0.6
+_CLOSE_ENOUGH = 1e-9  # squared error, m^2 and rad^2: 0.03 mm
 _ITERATIONS, _DAMPING, _STEP, _PULL = 3, 1e-3, 0.3, 0.03
 
 
@@ -61,17 +62,19 @@ class Controller:
         self._model = arm_model()
         self._data = mujoco.MjData(self._model)
         self._tcp = self._model.site("tcp").id
-        self._jac = np.zeros((6, self._model.nv))
-        self._limits = self._model.jnt_range[:N_JOINTS].copy()
+        self._q = self._data.qpos
+        self._tcp_pos, self._tcp_mat = self._data.site_xpos[self._tcp], self._data.site_xmat[self._tcp].reshape(3, 3)
+        self._jac, self._error = np.zeros((6, N_JOINTS)), np.zeros(6)
+        self._square, self._solution = np.zeros((6, 6)), np.zeros(6)
+        self._limits = np.ascontiguousarray(self._model.jnt_range.T)
         self.reset(HOME)
 
     def reset(self, joints: np.ndarray) -> None:
         """Start from a posture: the target is the pose it has."""
         self.joints = np.array(joints, dtype=float)
-        self._data.qpos[:N_JOINTS] = self.joints
+        self._q[:] = self.joints
         mujoco.mj_kinematics(self._model, self._data)
-        self.target = self._data.site_xpos[self._tcp].copy()
-        self.target_mat = self._data.site_xmat[self._tcp].reshape(3, 3).copy()
+        self.target, self.target_mat = self._tcp_pos.copy(), self._tcp_mat.copy()
         self.closing = False
 
     def command(self, action: np.ndarray, tcp: np.ndarray, tcp_mat: np.ndarray) -> np.ndarray:
@@ -83,9 +86,9 @@ class Controller:
         Returns:
             (9,) seven angles [rad], two finger travels [m].
         """
-        reach = self.target + POSITION_SCALE * action[:3] - tcp
-        np.clip(reach, -_LEASH, _LEASH, out=reach)
-        self.target = np.clip(tcp + reach, WORKSPACE[0], WORKSPACE[1])
+        target = self.target + POSITION_SCALE * action[:3]
+        np.maximum(target, np.maximum(tcp - _LEASH, WORKSPACE[0]), out=target)
+        self.target = np.minimum(target, np.minimum(tcp + _LEASH, WORKSPACE[1]))
         if action[3] or action[4] or action[5]:
             turned = rotation(ROTATION_SCALE * action[3:6]) @ self.target_mat
             error = rotation_vector(turned @ tcp_mat.T)
@@ -95,28 +98,34 @@ class Controller:
             self.target_mat = turned
         self.closing = bool(action[6] > 0)
         self._solve()
-        fingers = SQUEEZE if self.closing else FINGER_RANGE
-        return np.append(self.joints, (fingers, fingers))
+        targets = np.empty(N_JOINTS + 2)
+        targets[:N_JOINTS] = self.joints
+        targets[N_JOINTS:] = SQUEEZE if self.closing else FINGER_RANGE
+        return targets
 
     def _solve(self) -> None:
-        model, data, q = self._model, self._data, self.joints
+        model, data, J, error = self._model, self._data, self._jac, self._error
+        q, tcp, mat = self._q, self._tcp_pos, self._tcp_mat
+        q[:] = self.joints
         for _ in range(_ITERATIONS):
-            data.qpos[:N_JOINTS] = q
             mujoco.mj_kinematics(model, data)
-            mat = data.site_xmat[self._tcp].reshape(3, 3)
-            error = np.empty(6)
-            error[:3] = self.target - data.site_xpos[self._tcp]
+            np.subtract(self.target, tcp, out=error[:3])
             # For small angles half the sum of the axes' cross products is the rotation vector.
             skew = self.target_mat @ mat.T
             error[3:] = (skew[2, 1] - skew[1, 2]) / 2, (skew[0, 2] - skew[2, 0]) / 2, (skew[1, 0] - skew[0, 1]) / 2
-            if float(error @ error) < 1e-10:
+            if error @ error < _CLOSE_ENOUGH:
                 break
             mujoco.mj_comPos(model, data)
-            mujoco.mj_jacSite(model, data, self._jac[:3], self._jac[3:], self._tcp)
-            J = self._jac[:, :N_JOINTS]
-            square = J @ J.T
-            square[np.diag_indices(6)] += _DAMPING**2
+            mujoco.mj_jacSite(model, data, J[:3], J[3:], self._tcp)
             pull = _PULL * (HOME - q)
-            dq = J.T @ np.linalg.solve(square, error - J @ pull) + pull
-            q = np.clip(q + np.clip(dq, -_STEP, _STEP), self._limits[:, 0], self._limits[:, 1])
-        self.joints = q
+            np.matmul(J, J.T, out=self._square)
+            self._square.flat[::7] += _DAMPING**2
+            mujoco.mju_cholFactor(self._square, 0.0)
+            mujoco.mju_cholSolve(self._solution, self._square, error - J @ pull)
+            dq = J.T @ self._solution
+            dq += pull
+            largest = max(dq.max(), -dq.min())
+            q += dq if largest <= _STEP else dq * (_STEP / largest)
+            np.maximum(q, self._limits[0], out=q)
+            np.minimum(q, self._limits[1], out=q)
+        self.joints = q.copy()

@@ -20,14 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 
 from envs.errors import BadAction, BadInitState, BadSetting, BadState, PhysicsDiverged, UnknownTask, nearest
-
-from envs.tabletop import rendering  # chooses OpenGL before mujoco is imported  # isort: skip
-import mujoco
-
-from envs.tabletop import observations, rewards
+from envs.tabletop import observations, rendering, rewards
 from envs.tabletop.arm import N_JOINTS
 from envs.tabletop.control import Controller
 from envs.tabletop.init_states import check_layout, load_init_states, sample_layout
@@ -39,7 +36,7 @@ from envs.tabletop.world import World
 
 REWARD_TYPES = ("sparse", "dense")
 _OPTIONS = ("init_state", "init_state_id", "init_states_path", "task_id", "shift")
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _KEPT = 20
 _SETBACK = 10
 """Control steps that an earlier stage must stay undone before the task falls back to it."""
@@ -143,7 +140,6 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
         self._stage = self._setback = self._elapsed = 0
         self._init_state_id = -1
         self._pending: deque[np.ndarray] = deque()
-        self._recent: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_KEPT)
         self._task_id = self._check_task_id(task_id)
         self._enter(self._tasks[self._task_id], self._default_shift)
 
@@ -214,10 +210,12 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
             self._pending.append(action)
             action = self._pending.popleft()
         world, data = self.world, self.world.data
-        self._recent.append((self._physics(), action))
+        row = self._elapsed % _KEPT
+        mujoco.mj_getState(world.model, data, self._recent_physics[row], _STATE)
+        self._recent_actions[row] = action
         data.ctrl[:] = self.controller.command(action, world.tcp, world.tcp_mat)
         mujoco.mj_step(world.model, data, nstep=N_SUBSTEPS)
-        if not math.isfinite(float(np.abs(data.qpos).sum() + np.abs(data.qvel).sum())):
+        if not math.isfinite(float(data.qpos.sum() + data.qvel.sum())):
             self._started = False
             raise PhysicsDiverged(self._dump())
         world.note_contacts()
@@ -310,7 +308,6 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
         self._stage, self._setback, self._elapsed = state.stage, state.setback, state.elapsed
         self._init_state_id, self.motion = state.init_state_id, replace(state.motion)
         world.pairs, world.contact_force, world.grip_force, world.lit, world.touched = state.contacts
-        self._recent = deque(maxlen=_KEPT)
         self._started = True
         return self._observation(), self._info()
 
@@ -388,6 +385,8 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
         if getattr(self, "world", None) is not world:
             self.close()
         self.world, self.spec_of_task, self.shift = world, task, shift
+        self._recent_physics = np.zeros((_KEPT, mujoco.mj_stateSize(world.model, _STATE)))
+        self._recent_actions = np.zeros((_KEPT, 7))
         if not self._started:
             self.variation = Variation(poses={})
 
@@ -403,7 +402,6 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
         self.motion = Motion(world.tcp.copy())
         still = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float64)
         self._pending = deque(still.copy() for _ in range(self.variation.delay))
-        self._recent = deque(maxlen=_KEPT)
         self._stage = self._setback = self._elapsed = 0
         self._started = True
         self._advance_stage()
@@ -455,12 +453,14 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
         return info
 
     def _dump(self) -> str:
-        physics, actions = zip(*self._recent, strict=True)
+        first = max(0, self._elapsed + 1 - _KEPT)
+        rows = [number % _KEPT for number in range(first, self._elapsed + 1)]
+        physics, actions = self._recent_physics[rows], self._recent_actions[rows]
         name = f"diverged-{self.task}-{os.getpid()}-{self._elapsed}.npz"
         path, partial = self._dump_dir / name, self._dump_dir / f"{name}.part"
         self._dump_dir.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            np.savez_compressed(file, physics=np.stack(physics), actions=np.stack(actions), task=self.task)
+            np.savez_compressed(file, physics=physics, actions=actions, task=self.task)
         os.replace(partial, path)
         return (
             f"the physics of {self.task} left the finite numbers at env_step {self._elapsed}; the last {len(physics)} states and "
@@ -488,11 +488,12 @@ def _checked(action: object) -> np.ndarray:
         raise BadAction(f"action: expected 7 numbers, got {type(action).__name__}.") from None
     if values.shape != (7,):
         raise BadAction(f"action: expected shape (7,): x, y, z, rotation x, y, z, gripper; got {values.shape}.")
-    if not np.isfinite(values).all():
+    largest = float(np.abs(values).max())
+    if not math.isfinite(largest):
         raise BadAction(
             f"action: entries {np.flatnonzero(~np.isfinite(values)).tolist()} are not finite: {values.tolist()}."
         )
-    if np.abs(values).max() > 1.0 + 1e-6:
+    if largest > 1.0 + 1e-6:
         raise BadAction(
             f"action: all entries must lie in [-1, 1], got {values.round(4).tolist()}; clip it if that is meant."
         )

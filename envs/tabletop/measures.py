@@ -5,6 +5,7 @@ Differences of tcp positions at control steps: v = (p - p') / dt, a = (v - v') /
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,8 +39,8 @@ class Motion:
         velocity = step / CONTROL_DT
         acceleration = (velocity - self.velocity) / CONTROL_DT
         change = (acceleration - self.acceleration) / CONTROL_DT
-        self.jerk = float(np.sqrt(change @ change))
-        self.path += float(np.sqrt(step @ step))
+        self.jerk = math.sqrt(change @ change)
+        self.path += math.sqrt(step @ step)
         self.events += closed != self.closed
         self.position, self.velocity, self.acceleration, self.closed = position.copy(), velocity, acceleration, closed
 
@@ -47,8 +48,8 @@ class Motion:
         """Scalars for `info`: speed, acceleration, jerk, path_length, gripper_events."""
         v, a = self.velocity, self.acceleration
         return {
-            "speed": float(np.sqrt(v @ v)),
-            "acceleration": float(np.sqrt(a @ a)),
+            "speed": math.sqrt(v @ v),
+            "acceleration": math.sqrt(a @ a),
             "jerk": self.jerk,
             "path_length": self.path,
             "gripper_events": self.events,

@@ -82,7 +82,9 @@ def observation_space(obs_type: str, camera_size: int) -> gym.spaces.Dict:
 def agent_pos(world: World) -> np.ndarray:
     """(8,) float32, see `AGENT_POS_SLICES`."""
     turn = rotation_vector(world.tcp_mat @ _HOME_MAT)
-    return np.array([*world.tcp, *turn, *world.finger_travel], dtype=np.float32)
+    state = np.empty(8, dtype=np.float32)
+    state[:3], state[3:6], state[6:] = world.tcp, turn, world.finger_travel
+    return state
 
 
 def wrapped(angle: float, symmetry: float) -> float:
@@ -111,20 +113,42 @@ def target_turn(world: World, task: Task, stage: Stage) -> float:
 def nearest_obstacle(world: World) -> str | None:
     """Name of the obstacle whose middle is nearest to the tcp; None without obstacles."""
     tcp = world.tcp
-    return min(world.obstacles, key=lambda name: float(np.sum((world.middle(name) - tcp) ** 2)), default=None)
+    if len(world.obstacles) < 2:
+        return world.obstacles[0] if world.obstacles else None
+    return min(world.obstacles, key=lambda name: float(np.sum((world.middle(name) - tcp) ** 2)))
 
 
 def environment_state(world: World, controller: Controller, task: Task, stage: Stage, progress: float) -> np.ndarray:
     """(N,) float32, see `ENVIRONMENT_STATE_SLICES`; `progress` is the share of stages that are done."""
     tcp, thing, target = world.tcp, world.object_point(stage), world.target_point(stage)
     yaw, turn, wish = world.gripper_yaw, object_turn(world, stage), target_turn(world, task, stage)
+    state = np.zeros(N_ENVIRONMENT_STATE, dtype=np.float32)
+    state[_TCP], state[_OBJECT], state[_TARGET] = tcp, thing, target
+    state[_OBJECT_FROM_TCP], state[_TARGET_FROM_TCP], state[_TARGET_FROM_OBJECT] = (
+        thing - tcp,
+        target - tcp,
+        target - thing,
+    )
+    state[_CONTROLLER_OFFSET] = controller.target - tcp
+    state[_HAND_AND_TURNS] = (
+        *world.finger_travel, math.sin(yaw), math.cos(yaw), math.sin(turn), math.cos(turn), math.sin(wish), math.cos(wish),
+    )  # fmt: skip
     obstacle = nearest_obstacle(world)
-    half = world.half_size(obstacle) if obstacle else (0.0, 0.0, 0.0)
-    away = world.middle(obstacle) - tcp if obstacle else (0.0, 0.0, 0.0)
-    values = [
-        *tcp, *thing, *target, *(thing - tcp), *(target - tcp), *(target - thing), *(controller.target - tcp), *world.finger_travel,
-        math.sin(yaw), math.cos(yaw), math.sin(turn), math.cos(turn), math.sin(wish), math.cos(wish),
-        *away, *half, obstacle is not None, world.widest_opening(), bool(world.lit), stage.skill == "pick" and world.holding(stage.object),
-        *(stage.skill == skill for skill in SKILLS), progress,
-    ]  # fmt: skip
-    return np.array(values, dtype=np.float32)
+    if obstacle is not None:
+        state[_OBSTACLE_FROM_TCP], state[_OBSTACLE_HALF_SIZE] = world.middle(obstacle) - tcp, world.half_size(obstacle)
+        state[_OBSTACLE_PRESENT] = 1.0
+    state[_FLAGS] = (world.widest_opening(), bool(world.lit), stage.skill == "pick" and world.holding(stage.object))
+    state[_SKILL_STARTS + SKILLS.index(stage.skill)] = 1.0
+    state[-1] = progress
+    return state
+
+
+_parts = ENVIRONMENT_STATE_SLICES
+_TCP, _OBJECT, _TARGET, _CONTROLLER_OFFSET = (_parts[name] for name in ("tcp", "object", "target", "controller_offset"))
+_OBJECT_FROM_TCP, _TARGET_FROM_TCP = _parts["object_from_tcp"], _parts["target_from_tcp"]
+_TARGET_FROM_OBJECT = _parts["target_from_object"]
+_HAND_AND_TURNS = slice(_parts["fingers"].start, _parts["target_turn"].stop)
+_OBSTACLE_FROM_TCP, _OBSTACLE_HALF_SIZE = _parts["obstacle_from_tcp"], _parts["obstacle_half_size"]
+_OBSTACLE_PRESENT = _parts["obstacle_present"]
+_FLAGS = slice(_parts["opening"].start, _parts["held"].stop)
+_SKILL_STARTS = _parts["skill"].start

@@ -1,6 +1,6 @@
 """A compiled scene: table, arm, lights, cameras and the entities of a task, with the numbers that names stand for.
 
-Composed with `mujoco.MjSpec`; the same source compiles on mujoco 3.8 and 4.0. Physics: 3.3 ms steps, implicitfast,
+Composed with `mujoco.MjSpec`; the same source compiles on mujoco 3.8 and 4.0. Physics: 4.2 ms steps, implicitfast,
 pyramidal cone, at least 50 solver iterations (with fewer, an unconverged solve shoots objects away). Looks: few facets, no
 shadows, no multisampling, which is what makes software rendering fast.
 """
@@ -20,7 +20,7 @@ from envs.tabletop.tasks import Entity
 
 CONTROL_DT = 0.05
 """Length of a control step [s]: 20 Hz, as LIBERO."""
-N_SUBSTEPS = 15
+N_SUBSTEPS = 12
 TIMESTEP = CONTROL_DT / N_SUBSTEPS
 """Length of a physics step [s]."""
 
@@ -164,7 +164,7 @@ def _physics(spec: mujoco.MjSpec) -> None:
 
 def _looks(spec: mujoco.MjSpec) -> None:
     visual = spec.visual
-    visual.quality.numslices, visual.quality.numstacks = 16, 6
+    visual.quality.numslices, visual.quality.numstacks = 12, 6
     visual.quality.offsamples, visual.quality.shadowsize = 0, 0
     getattr(visual, "global").offwidth, getattr(visual, "global").offheight = 1280, 960
     visual.headlight.ambient, visual.headlight.diffuse = (0.36, 0.36, 0.36), (0.30, 0.30, 0.30)

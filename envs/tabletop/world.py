@@ -20,6 +20,7 @@ _DRAWER_ROOM = (0.060, 0.058, -0.005, 0.070)
 _LIT = (1.0, 0.85, 0.35, 1.0)
 _PRESSED_AT = 0.7
 _ROBOT_PARTS = (ROBOT, LEFT, RIGHT)
+_FINGERS = (LEFT, RIGHT)
 
 
 class World:
@@ -30,6 +31,7 @@ class World:
 
     Attributes:
         data: MuJoCo's state.
+        tcp, tcp_mat: (3,) tool centre point between the finger pads [m] and (3, 3) orientation of the tool; views.
         pairs: owners (see `scene.py`) that touch, as (smaller, larger).
         contact_force: net force of all contacts on the robot [N]; squeezing cancels out, pushing and weight do not.
         grip_force: mean normal force of the two fingers [N].
@@ -49,7 +51,9 @@ class World:
         data = self.data
         self._xpos, self._xmat, self._qpos = data.xpos, data.xmat, data.qpos
         self._site, self._site_mat = data.site_xpos, data.site_xmat
-        self._tcp = self.model.site("robot0/tcp").id
+        tcp = self.model.site("robot0/tcp").id
+        self.tcp = self._site[tcp]
+        self.tcp_mat = self._site_mat[tcp].reshape(3, 3)
         self._fingers = [int(self.model.joint(f"robot0/finger_{side}").qposadr[0]) for side in ("left", "right")]
         self._sites = {
             part: {site: self.model.site(f"{part}/{site}").id for site in ("handle", "room")}
@@ -61,10 +65,11 @@ class World:
         free = frozenset(scene.owner_of[name] for name in scene.free_qpos)
         self._movers = free | frozenset(_ROBOT_PARTS)
         self.obstacles = [name for name, entity in scene.entities.items() if entity.obstacle]
+        self._force, self._pushed = np.zeros(6), np.zeros(3)
+        self._normal = self._force[:3]
         self._lamps = {
             self.model.geom(f"{part}/lamp").id: part.split("/")[0] for part in scene.slides if part.endswith("/cap")
         }
-        self._force = np.zeros(6)
 
     def lay_out(self, poses: Mapping[str, tuple[float, float, float, float]], joints: np.ndarray) -> None:
         """Put arm, free objects and drawers where an episode begins.
@@ -95,16 +100,6 @@ class World:
     # ------------------------------------------------------------------------------------------------------ the robot
 
     @property
-    def tcp(self) -> np.ndarray:
-        """(3,) tool centre point between the finger pads [m]; a view."""
-        return self._site[self._tcp]
-
-    @property
-    def tcp_mat(self) -> np.ndarray:
-        """(3, 3) orientation of the tool; a view."""
-        return self._site_mat[self._tcp].reshape(3, 3)
-
-    @property
     def finger_travel(self) -> tuple[float, float]:
         """How far each finger is open [m]."""
         left, right = self._fingers
@@ -113,8 +108,7 @@ class World:
     @property
     def gripper_yaw(self) -> float:
         """Turn of the gripper about z, 0 at home, in (-pi, pi] [rad]."""
-        mat = self._site_mat[self._tcp]
-        return math.atan2(mat[3], mat[0])
+        return math.atan2(self.tcp_mat[1, 0], self.tcp_mat[0, 0])
 
     # ----------------------------------------------------------------------------------------------------- the things
 
@@ -225,21 +219,9 @@ class World:
 
     def note_contacts(self) -> None:
         """Read contacts and forces of the last physics step; remember pressed buttons and touched obstacles."""
-        data, contact = self.data, self.data.contact
-        owners = self.scene.geom_owner[contact.geom]
-        owners.sort(axis=1)
-        rows = list(map(tuple, owners.tolist()))
-        self.pairs = frozenset(rows)
-        net, grip = np.zeros(3), 0.0
-        for index, (a, _) in enumerate(rows):
-            if a in _ROBOT_PARTS:
-                mujoco.mj_contactForce(self.model, data, index, self._force)
-                # The force acts on the second geom along the contact frame; ours may be either.
-                sign = 1.0 if self.scene.geom_owner[contact.geom[index, 1]] == a else -1.0
-                net += sign * (self._force[:3] @ contact.frame[index].reshape(3, 3))
-                if a != ROBOT:
-                    grip += self._force[0] / 2
-        self.contact_force, self.grip_force = float(math.sqrt(net @ net)), float(grip)
+        owners = self.scene.geom_owner[self.data.contact.geom].tolist()
+        self.pairs = frozenset((a, b) if a < b else (b, a) for a, b in owners)
+        self._note_forces(owners)
         for name in self.obstacles:
             owner = self.scene.owner_of[name]
             if any((a == owner and b in self._movers) or (b == owner and a in self._movers) for a, b in self.pairs):
@@ -248,3 +230,18 @@ class World:
             button = part.split("/")[0]
             if part.endswith("/cap") and button not in self.lit and self._qpos[address] > _PRESSED_AT * travel:
                 self.lit |= {button}
+
+    def _note_forces(self, owners: list[list[int]]) -> None:
+        """Sum the forces of all contacts on the robot, which may be the first or the second geom of each."""
+        x = y = z = grip = 0.0
+        frames = self.data.contact.frame.reshape(-1, 3, 3)
+        for index, (first, second) in enumerate(owners):
+            sign = 1.0 if ROBOT <= second <= RIGHT else -1.0 if ROBOT <= first <= RIGHT else 0.0
+            if sign:
+                mujoco.mj_contactForce(self.model, self.data, index, self._force)
+                mujoco.mju_mulMatTVec(self._pushed, frames[index], self._normal)
+                push = self._pushed.tolist()
+                x, y, z = x + sign * push[0], y + sign * push[1], z + sign * push[2]
+                if first in _FINGERS or second in _FINGERS:
+                    grip += float(self._force[0]) / 2
+        self.contact_force, self.grip_force = math.sqrt(x * x + y * y + z * z), grip
