@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import gymnasium as gym
@@ -40,7 +40,7 @@ Plan = Generator[np.ndarray, None, bool]
 
 _HOME_MAT = np.diag([1.0, -1.0, -1.0])
 _FINAL = 0.05  # the last centimetres [m], done at the speed that FIRMNESS says
-_CLEAR = 0.03  # between what is carried and what it passes over [m]
+_CLEAR = 0.045  # between what is carried and what it passes over [m]
 _ASIDE = 0.125  # between the tcp and a tall obstacle's middle [m]
 
 
@@ -139,11 +139,19 @@ class Expert:
                 yield from self._rise()
                 yield self._aim(self.env.controller.target, 0.0, closing=False)
             else:
-                yield from _SKILLS[self.env.stage.skill](self, self.env.stage)
+                stage = self.env.stage
+                plan = _SKILLS[stage.skill](self, stage)
+                for action in plan:
+                    yield action
+                    if self.env.is_success or self.env.stage is not stage:
+                        break  # the task went on, or fell back: the rest of this plan is of no use
 
     def pick_and_place(self, stage: Stage) -> Plan:
         """Grasp unless it is held already, carry, let go."""
         world = self.env.world
+        rider = self._rider(stage.object)
+        if rider is not None and not world.holding(stage.object):
+            return (yield from self._set_aside(rider))
         if not world.holding(stage.object):
             yield from self._grasp(stage)
             if not world.holding(stage.object):
@@ -188,7 +196,10 @@ class Expert:
         handle = lambda: world.object_point(stage)  # noqa: E731
         yield from self._travel(handle(), 0.0, closing=False)
         yield from self._go(handle, 0.0, closing=False, final=True, tolerance=0.008)
-        yield from self._wait(8, 0.0, closing=True)
+        for step in range(8):
+            if step >= 3 and world.holding(stage.object):
+                break
+            yield self._aim(self.env.controller.target, 0.0, closing=True)
         pulled = _moved(world.target_point(stage), y=0.012)
         for _ in range(120):
             if world.opening(stage.object) > 0.88 or abs(world.tcp[1] - handle()[1]) > 0.03:
@@ -248,19 +259,45 @@ class Expert:
             return world.target_point(stage) - world.object_point(stage) + world.tcp
 
         yaw = wrapped(world.gripper_yaw + target_turn(world, env.spec_of_task, stage), math.pi)
+        return (yield from self._put(goal, yaw, stage, beyond))
+
+    def _put(self, goal: Callable[[], np.ndarray], yaw: float, stage: Stage, beyond: float) -> Plan:
+        """Carry what is held to a goal of the tcp, lower it and let go."""
         carried = (yield from self._carry(goal, yaw, stage)) and (yield from self._lower(goal, yaw, stage, beyond))
         if not carried:
             return False
         for step in range(8):
-            if step >= 3 and world.released(stage.object):
+            if step >= 3 and self.env.world.released(stage.object):
                 break
-            yield self._aim(_moved(env.controller.target, z=beyond if step == 0 else 0.0), yaw, closing=False)
+            yield self._aim(_moved(self.env.controller.target, z=beyond if step == 0 else 0.0), yaw, closing=False)
         yield from self._rise(0.06)
         return True
 
+    def _set_aside(self, name: str) -> Plan:
+        """Put something that stands on the wanted object on the table."""
+        world = self.env.world
+        stage = replace(self.env.stage, object=name, target="table")
+        if not (yield from self._grasp(stage)):
+            return False
+        others = np.array([world.position(other)[:2] for other in world.scene.entities if other != name])
+        spots = [np.array([x, y]) for x in (0.40, 0.48, 0.56) for y in (-0.22, -0.14, -0.07, 0.0, 0.07, 0.14, 0.22)]
+        spot = max(spots, key=lambda spot: float(np.linalg.norm(others - spot, axis=1).min()))
+        above_foot = float(world.tcp[2] - world.foot(name)[2])
+        return (yield from self._put(_fixed(np.array([*spot, above_foot])), world.gripper_yaw, stage, 0.0))
+
+    def _rider(self, name: str) -> str | None:
+        """Name of the graspable thing that stands on another, if any."""
+        world = self.env.world
+        for other in world.scene.free_qpos:
+            if other != name and world.kind(other).grasp and world.kind(name).tumbles and world.touching(other, name):
+                away = world.middle(other) - world.middle(name)
+                if away[2] > 0.03 and math.hypot(away[0], away[1]) < 0.03:
+                    return other
+        return None
+
     def _carry(self, goal: Callable[[], np.ndarray], yaw: float, stage: Stage) -> Plan:
         world = self.env.world
-        depth = float(world.tcp[2] - world.position(stage.object)[2])
+        depth = float(world.tcp[2] - world.foot(stage.object)[2])
         height = max(self._transit_height(depth), float(goal()[2]) + _CLEAR)
         start_yaw = world.gripper_yaw
         up = np.array([*world.tcp[:2], height])
@@ -268,7 +305,7 @@ class Expert:
             return False
         for point in self._detour(world.tcp, goal()):
             point[2] = height
-            if not (yield from self._go(_fixed(point), yaw, closing=True, tolerance=0.03, keep=stage)):
+            if not (yield from self._go(_fixed(point), yaw, closing=True, tolerance=0.02, keep=stage)):
                 return False
         over = lambda: np.array([*goal()[:2], height])  # noqa: E731
         return (yield from self._go(over, yaw, closing=True, tolerance=0.008, keep=stage))
@@ -302,7 +339,7 @@ class Expert:
                 yield from self._go(lambda: up, world.gripper_yaw, closing, tolerance=0.02)
             for via in self._detour(world.tcp, point):
                 via[2] = height
-                yield from self._go(_fixed(via), yaw, closing, tolerance=0.03, stage=stage)
+                yield from self._go(_fixed(via), yaw, closing, tolerance=0.02, stage=stage)
         over = np.array([*point[:2], height])
         return (yield from self._go(lambda: over, yaw, closing, tolerance=0.012, stage=stage))
 
@@ -323,15 +360,18 @@ class Expert:
             final: use the speed of the last centimetres when near.
             keep: stop when the object of this stage is no longer held.
         """
-        world = self.env.world
+        world, patience = self.env.world, tolerance
         for _ in range(150):
             if keep is not None and not world.holding(keep.object):
                 return False
             point = goal()
             aim_yaw = self._across(stage) if yaw is None and stage is not None else (yaw or 0.0)
             away = float(np.linalg.norm(point - world.tcp))
-            if away < tolerance and abs(wrapped(aim_yaw - world.gripper_yaw, 2 * math.pi)) < 0.06:
+            turned = abs(wrapped(aim_yaw - world.gripper_yaw, 2 * math.pi))
+            if away < patience and turned < 0.06 * patience / tolerance:
                 return True
+            if away < _FINAL:  # under noise the hand never comes to rest: ask for less and less
+                patience = min(patience + tolerance / 10, 2.5 * tolerance, max(tolerance, 0.02))
             yield self._aim(point, aim_yaw, closing, cap=self._cap(final=final and away < _FINAL))
         return False
 
@@ -406,7 +446,7 @@ class Expert:
             gap = abs(float((middle - start)[:2] @ side))
             if -0.02 < share < length + 0.02 and gap < _ASIDE - 0.02:
                 out = side * (_ASIDE if self.chosen_side == "left" else -_ASIDE)
-                points = [middle[:2] + out + ahead * along for along in (-0.05, 0.05)]
+                points = [middle[:2] + out + ahead * along for along in (-0.07, 0.07)]
                 return [np.array([*point, 0.0]) for point in points]
         return []
 

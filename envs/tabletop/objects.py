@@ -53,6 +53,7 @@ class Kind:
         support: radius within which another object's middle counts as on it; 0 where nothing can stand on it.
         support_height: where it would stand.
         inside: half extents (x, y) and (low, high) of its room; None where nothing goes in.
+        tumbles: it looks the same on its other faces, so none of them is upside down.
         tall: too tall to be passed over; experts go around it.
         region: it is a mark on the table: what is on it touches the table.
     """
@@ -68,6 +69,7 @@ class Kind:
     support: float = 0.0
     support_height: float = 0.0
     inside: tuple[float, float, float, float] | None = None
+    tumbles: bool = False
     tall: bool = False
     region: bool = False
 
@@ -261,8 +263,9 @@ _FLAT = math.pi  # symmetry of long things
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("block", 0.040, (0.020, 0.020), _striped(0.020, 0.020, 0.020), 0.06, grasp=(0, 0, 0.020), support=0.018, support_height=0.040),
-        Kind("bar", 0.026, (0.080, 0.013), _striped(0.080, 0.013, 0.013), 0.08, grasp=(0, 0, 0.014), symmetry=_FLAT),
+        Kind("block", 0.040, (0.020, 0.020), _striped(0.020, 0.020, 0.020), 0.06, grasp=(0, 0, 0.020), support=0.018,
+             support_height=0.040, tumbles=True),
+        Kind("bar", 0.026, (0.080, 0.013), _striped(0.080, 0.013, 0.013), 0.08, grasp=(0, 0, 0.014), symmetry=_FLAT, tumbles=True),
         Kind("bowl", 0.050, (0.062, 0.062), _bowl, 0.12, grasp=(0, 0.054, 0.036), symmetry=math.pi, support=0.0,
              inside=(0.034, 0.034, 0.002, 0.055)),
         Kind("cup", 0.072, (0.032, 0.032), _cup, 0.10, grasp=(0, 0, 0.046), symmetry=math.pi / 4),

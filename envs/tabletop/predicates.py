@@ -45,8 +45,8 @@ class Predicate:
 def on(world: World, thing: str, support: str) -> bool:
     """`thing` stands on `support`: touching it, its middle within the support radius, upright, and released."""
     kind = world.kind(support)
-    px, py, pz = world.position(thing)
-    sx, sy, sz = world.position(support)
+    px, py, pz = world.foot(thing)
+    sx, sy, sz = world.foot(support)
     if math.hypot(px - sx, py - sy) > kind.support or abs(pz - sz - kind.support_height) > 0.012:
         return False
     contact = world.touching(thing, "table" if kind.region else support)
@@ -78,8 +78,8 @@ def turned_on(world: World, button: str) -> bool:
 
 def above(world: World, thing: str, support: str) -> bool:
     """`thing` is over `support`, at least 3 cm clear of it; held or not."""
-    px, py, pz = world.position(thing)
-    sx, sy, sz = world.position(support)
+    px, py, pz = world.foot(thing)
+    sx, sy, sz = world.foot(support)
     half_x, half_y = world.kind(support).half_size
     return math.hypot(px - sx, py - sy) <= min(half_x, half_y) and pz >= sz + world.kind(support).support_height + 0.03
 

@@ -129,14 +129,25 @@ class World:
         """(3,) middle of an object at half its height [m]."""
         return self.local(name, (0.0, 0.0, self.kind(name).height / 2))
 
+    def foot(self, name: str) -> np.ndarray:
+        """(3,) middle of the side it stands on [m]: the origin, but for a block that lies on another face."""
+        if not self.kind(name).tumbles:
+            return self.position(name)
+        point = self.middle(name)
+        point[2] -= self.kind(name).height / 2
+        return point
+
     def yaw(self, name: str) -> float:
         """Turn about z in (-pi, pi] [rad]."""
         mat = self._xmat[self.scene.parts[name]]
-        return math.atan2(mat[3], mat[0])
+        column = 1 if abs(mat[6]) > 0.7 else 0  # of a block that lies on its x side, y tells the turn
+        return math.atan2(mat[3 + column], mat[column])
 
     def tilt(self, name: str) -> float:
-        """Angle between the object's z and up [rad]."""
-        return math.acos(max(-1.0, min(1.0, float(self._xmat[self.scene.parts[name]][8]))))
+        """Angle between up and the object's z (or the axis nearest to up, where its faces look alike) [rad]."""
+        up = self._xmat[self.scene.parts[name]][6:9]
+        cosine = float(np.abs(up).max()) if self.kind(name).tumbles else float(up[2])
+        return math.acos(max(-1.0, min(1.0, cosine)))
 
     def opening(self, part: str) -> float:
         """How far a drawer is out or a button is down, 0 to 1."""
@@ -182,11 +193,14 @@ class World:
             )
         if stage.skill == "press":
             return self.local(stage.object, (0.0, 0.0, 0.033))
-        lift = self.object_point(stage) - self.position(stage.object)
+        lift = self.object_point(stage) - self.foot(stage.object)
         if stage.target in self._sites:
             return self._site[self._sites[stage.target]["room"]] + lift
         kind = self.kind(stage.target)
         floor = kind.inside[2] + 0.006 if kind.inside else kind.support_height
+        if kind.tumbles:
+            lift[2] += floor
+            return self.foot(stage.target) + lift
         return self.local(stage.target, (*stage.offset, floor)) + lift
 
     # ------------------------------------------------------------------------------------------------------- contacts
