@@ -17,6 +17,8 @@ from policies.errors import BadInput, UnknownName, nearest
 FAMILIES: dict[str, str] = {
     "llm": "policies.llm_agent:load",
     "mlp": "policies.mlp:load",
+    "flow": "policies.flow:load",
+    "sb3": "policies.sb3:load",
     "bandit": "policies.bandit_agents:load",
 }
 

@@ -343,11 +343,15 @@ def _made_up(place: Steerable) -> Batch:
         ids = torch.randint(0, vocabulary, (3, 12), generator=generator)
         image = getattr(config, "image_token_id", None)
         return {"input_ids": torch.where(ids == image, 0 if image != 0 else 1, ids) if image is not None else ids}
+    example: Callable[..., Batch] | None = getattr(place.module, "example_inputs", None)
+    if example is not None:
+        return example(3, generator)
     for module in place.module.modules():
         if isinstance(module, nn.Linear):
             return torch.randn(3, module.in_features, generator=generator).to(module.weight.dtype)
     raise BadInput(
-        "doctor: cannot make up inputs for this model; pass inputs=[...] (batches of the module's arguments)."
+        "doctor: cannot make up inputs for this model; pass inputs=[...] (batches of the module's arguments), or "
+        "give it a method example_inputs(n_rows, generator)."
     )
 
 

@@ -35,6 +35,8 @@ def batch_for(target: Any) -> Any:
     module = steerable(target).module
     if isinstance(module, tiny_models.MLP):
         return tiny_models.inputs("mlp").to(next(module.parameters()).dtype)
+    if isinstance(module, tiny_models.ChunkDenoiser):
+        return tiny_models.inputs("chunk-denoiser")
     return tiny_models.image_inputs(3) if hasattr(module.config, "vision_config") else tiny_models.inputs("llama")
 
 
@@ -82,9 +84,10 @@ def part(name: str, target: Any, strength: Any = 0.7, site: Site = BLOCKS, gate:
 
 
 def pairs(models: list[str] | None = None, parts: list[str] | None = None) -> list[tuple[str, str]]:
-    """(model, part) of everything that fits together: an MLP has no logits that were read off early."""
+    """(model, part) of everything that fits together: only language models have logits that can be read off early."""
     models, parts = models or list(tiny_models.TINY), parts or list(PARTS)
-    return [(model, name) for model in models for name in parts if (model, name) != ("mlp", "logit-mix")]
+    misfits = {(model, "logit-mix") for model in tiny_models.TOKENLESS}
+    return [(model, name) for model in models for name in parts if (model, name) not in misfits]
 
 
 def n_hooks(model: nn.Module) -> int:

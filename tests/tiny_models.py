@@ -9,6 +9,7 @@ import torch
 import transformers as tf
 from torch import nn
 
+from policies.flow import ChunkDenoiser, FlowConfig
 from policies.mlp import MLP, MLPConfig
 
 VOCAB, WIDTH, DEPTH = 61, 32, 3
@@ -62,8 +63,10 @@ TINY: dict[str, Callable[[], nn.Module]] = {
     ),
     "smolvlm": _smolvlm,
     "mlp": lambda: MLP(MLPConfig(n_inputs=6, n_outputs=4, hidden=(WIDTH, WIDTH, WIDTH))),
+    "chunk-denoiser": lambda: ChunkDenoiser(FlowConfig(6, action_dim=2, chunk_size=3, n_action_steps=2, width=WIDTH)),
 }
-LANGUAGE = [name for name in TINY if name != "mlp"]
+TOKENLESS = ["mlp", "chunk-denoiser"]
+LANGUAGE = [name for name in TINY if name not in TOKENLESS]
 
 
 def tiny(name: str) -> nn.Module:
@@ -78,18 +81,22 @@ def tiny(name: str) -> nn.Module:
 
 
 def inputs(name: str, batch: int = 3, length: int = 6, seed: int = 1) -> Any:
-    """Model inputs: keyword arguments for language models, a tensor for the MLP."""
+    """Model inputs: keyword arguments, or a tensor for the MLP."""
     generator = torch.Generator().manual_seed(seed)
     if name == "mlp":
         return torch.randn(batch, 6, generator=generator)
+    if name == "chunk-denoiser":
+        return TINY[name]().example_inputs(batch, generator)
     return {"input_ids": torch.randint(3, VOCAB - 2, (batch, length), generator=generator)}
 
 
 def outputs(model: nn.Module, batch: Any, **kwargs: Any) -> torch.Tensor:
-    """(B, N, V) logits, or (B, n_outputs) of the MLP."""
+    """(B, N, V) logits, or what a model without tokens gives."""
     with torch.no_grad():
         if torch.is_tensor(batch):
             return model(batch)
+        if "input_ids" not in batch:
+            return model(**batch)
         return model(**batch, use_cache=False, **kwargs).logits
 
 

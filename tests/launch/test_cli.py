@@ -66,6 +66,7 @@ def test_list_names_what_is_registered(run: Callable[..., Done]) -> None:
         "gpt2",
         "smolvlm",
         "mlp",
+        "chunk-denoiser",
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from steering_parts import absolute, batch_for, direction_at, n_hooks, part
-from tiny_models import TINY, WIDTH, inputs, outputs, tiny
+from tiny_models import LANGUAGE, TINY, TOKENLESS, WIDTH, inputs, outputs, tiny
 
 import steer_agents as sa
 from policies.errors import BadInput, NotBakeable, WrongModel, WrongWidth
@@ -50,7 +50,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
 def test_baked_equals_hooked_and_unbaking_restores_every_bit(
     name: str, stack: str, kind: str, intervention: str
 ) -> None:
-    model, site = model_of(name), Site(kind, (1, 2) if name == "mlp" else (0, 1), stack)
+    model, site = model_of(name), Site(kind, (1, 2) if name in TOKENLESS else (0, 1), stack)
     batch = batch_for(model)
     steering = part(intervention, model, 0.6, site=site)
     before, weights = outputs(model, batch), state(model)
@@ -78,7 +78,7 @@ def test_a_subset_of_heads_is_baked_too(name: str) -> None:
             assert close(outputs(model, batch), hooked)
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "mlp"])
+@pytest.mark.parametrize("name", LANGUAGE)
 def test_several_parts_are_folded_in_order(name: str) -> None:
     model, batch = model_of(name), inputs(name)
     before, weights = outputs(model, batch), state(model)

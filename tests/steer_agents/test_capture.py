@@ -156,7 +156,9 @@ def test_a_pass_stops_at_the_deepest_layer(name: str, layer: int) -> None:
         return lambda module, args: calls.__setitem__(path, calls.get(path, 0) + 1)
 
     watched = {f"block {i}": group[-1] for i, (_, group) in enumerate(target.blocks())}
-    watched["head"] = model.net[-1] if name == "mlp" else model.lm_head
+    watched["head"] = {"mlp": lambda: model.net[-1], "chunk-denoiser": lambda: model.head}.get(
+        name, lambda: model.lm_head
+    )()
     handles = [module.register_forward_pre_hook(count(path)) for path, module in watched.items()]
     sa.moments(target, [batch, batch], Site(layer=tuple(range(layer + 1))))
     for handle in handles:

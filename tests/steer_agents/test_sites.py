@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from steering_parts import absolute, batch_for, direction_at, widths
-from tiny_models import DEPTH, TINY, WIDTH, image_inputs, inputs, outputs, tiny
+from tiny_models import DEPTH, LANGUAGE, TINY, WIDTH, image_inputs, inputs, outputs, tiny
 from torch import nn
 
 import steer_agents as sa
@@ -45,7 +45,7 @@ def test_every_site_of_every_stack_can_be_read_and_written(name: str, stack: str
             torch.testing.assert_close(moved[key], h[key] + 2 * vector, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "mlp"])
+@pytest.mark.parametrize("name", LANGUAGE)
 def test_block_output_is_what_the_next_block_is_given(name: str) -> None:
     model, batch = model_of(name), batch_for(model_of(name))
     target = steerable(model)
@@ -63,7 +63,7 @@ def test_block_output_is_what_the_next_block_is_given(name: str) -> None:
         assert torch.equal(h[f"{target.site_map.default_stack}.{i}.block_output"], given[i + 1])
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "mlp"])
+@pytest.mark.parametrize("name", LANGUAGE)
 def test_a_subset_of_heads_touches_only_those_heads(name: str) -> None:
     model, batch = model_of(name), batch_for(model_of(name))
     target, every = steerable(model), Site("attention_heads", layer=1)
