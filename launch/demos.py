@@ -84,8 +84,15 @@ class Demos:
             raise BadInput(f"demos: noise must lie in 0..1 (1 is the largest action), got {self.noise!r}.")
         for name, allowed in (("style", STYLES), ("obs_type", OBS_TYPES)):
             if getattr(self, name) not in allowed:
-                raise BadInput(f"demos: {name} {getattr(self, name)!r} is unknown{nearest(getattr(self, name), allowed)}")
+                raise BadInput(
+                    f"demos: {name} {getattr(self, name)!r} is unknown{nearest(getattr(self, name), allowed)}"
+                )
         assert self.tasks  # an unknown name is refused here, not with the first episode
+
+    @property
+    def name(self) -> str:
+        """The task or suite without namespace and version."""
+        return self.where.removeprefix("SteerAgents/").removesuffix("-v0")
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -96,12 +103,13 @@ class Demos:
         """
         from envs.tabletop.tasks import SUITES, TASKS
 
-        name = self.where.removeprefix("SteerAgents/").removesuffix("-v0")
-        if name in SUITES:
-            return SUITES[name]
-        if name not in TASKS:
-            raise UnknownName(f"demos: {self.where!r} is neither a task nor a suite{nearest(name, [*SUITES, *TASKS])}")
-        return (TASKS[name],)
+        if self.name in SUITES:
+            return SUITES[self.name]
+        if self.name not in TASKS:
+            raise UnknownName(
+                f"demos: {self.where!r} is neither a task nor a suite{nearest(self.name, [*SUITES, *TASKS])}"
+            )
+        return (TASKS[self.name],)
 
 
 @dataclass(frozen=True, eq=False)
