@@ -98,12 +98,12 @@ def push(
             return written
         write_text(staged.parent / CARD, card)
         repo_id, api = str(destination), api or _default_api()
-        with _explained("push to", repo_id):
+        with explained("push to", repo_id):
             api.create_repo(repo_id, private=private, exist_ok=True)
             present = None if replace_card else _card_of(api, repo_id)
         if present is not None:
             _check_card(present, destination)
-        with _explained("push to", repo_id):
+        with explained("push to", repo_id):
             api.upload_folder(repo_id=repo_id, folder_path=temporary, commit_message=message)
         return repo_id
 
@@ -143,7 +143,7 @@ def download(
     place = _local(source)
     if place is None:
         repo_id = str(source)
-        with _explained("pull from", repo_id):
+        with explained("pull from", repo_id):
             return Path((api or _default_api()).hf_hub_download(repo_id, filename, revision=revision))
     if revision is not None:
         raise BadInput(f"pull: revision={revision!r} only means something on the Hub; {source} is local. Leave it out.")
@@ -272,7 +272,7 @@ def _default_api() -> HubAPI:
 
 
 @contextmanager
-def _explained(doing: str, repo_id: str) -> Iterator[None]:
+def explained(doing: str, repo_id: str) -> Iterator[None]:
     """Turn what the Hub's client raises into errors that say what to do next."""
     import httpx
     from huggingface_hub import errors

