@@ -1,4 +1,4 @@
-"""The command line: `steer-agents list | experiment | rollout | compare | find | show | doctor`.
+"""The command line: `steer-agents list | demos | experiment | rollout | compare | find | show | doctor`.
 
 Every command prints tables for people; `--json` prints the same for programs. A mistake in what was asked gives one clear
 message and exit status 2, never a traceback.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,88 @@ def rollout_(
         "episodes",
         False,
     )
+
+
+@app.command(name="demos")
+def demos(
+    where: tyro.conf.Positional[str],
+    /,
+    episodes: int = 50,
+    root: Path | None = None,
+    obs_type: str = "pixels_agent_pos",
+    noise: float = 0.2,
+    seed: int = 0,
+    style: str = "none",
+    camera_size: int = 96,
+    videos: bool = False,
+    push: str | None = None,
+    json: bool = False,
+) -> None:
+    """Record demonstrations of a scripted expert into a LeRobotDataset: noisy in execution, clean in their labels.
+
+    Args:
+        where: a task, e.g. PutBowlOnPlate, or a suite: spatial, object, goal, long.
+        episodes: successful ones per task; failed ones are dropped and counted.
+        root: folder to make, runs/demos/NAME by default.
+        obs_type: pixels_agent_pos (two cameras) or state.
+        noise: standard deviation of the executed noise, 1 being the largest action.
+        seed: of everything drawn.
+        style: none, slowly, quickly, low, high, gently or firmly: acted out, and added to the instruction.
+        camera_size: height and width of the pictures in pixels.
+        videos: store pictures as mp4: smaller, lossy.
+        push: user/name of a Hub dataset to upload to afterwards, private unless it exists.
+        json: print the counts as JSON.
+    """
+    from launch.demos import Demos
+    from launch.lerobot_dataset import record
+
+    wanted = Demos(where, episodes, obs_type, noise, seed, style, camera_size)
+    name = wanted.name if style == "none" else f"{wanted.name}-{style}"
+    with _bar("loading LeRobot", wanted.name, episodes * len(wanted.tasks)) as tell:
+        try:
+            made = record(wanted, root or Path("runs/demos") / name, videos=videos, push=push, tell=tell)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted; nothing was kept, the same command starts anew")
+            sys.exit(130)
+    if json:
+        print(_dumps(made))
+        return
+    _print(made["tasks"], f"{made['root']}: {made['megabytes']} MB in {made['seconds']:.0f} s", False)
+    _OUT.print(
+        f"train on it: lerobot-train --dataset.repo_id={made['repo_id']} --dataset.root={made['root']} --policy.type=diffusion "
+        "--policy.push_to_hub=false",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip
+
+
+@contextmanager
+def _bar(first: str, then: str, episodes: int) -> Iterator[Callable[[Any], None]]:
+    """A bar on stderr with the time left (in a log only its last state); yields what to call with every episode.
+
+    Args:
+        first, then: what is said before and after the first episode.
+        episodes: how many to expect.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} episodes, {task.fields[failed]} failed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
+        task, failed = progress.add_task(first, total=episodes, failed=0), 0
+
+        def tell(episode: Any) -> None:
+            nonlocal failed
+            failed += episode.tries - 1
+            progress.update(task, advance=1, failed=failed, description=then)
+
+        yield tell
 
 
 @app.command(name="compare")

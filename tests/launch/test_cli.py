@@ -79,6 +79,8 @@ def test_list_names_what_is_registered(run: Callable[..., Done]) -> None:
         (("rollout", "bandit:ucb1", "SteerAgents/BanditGaussian5-v0", "--strength", "0.2"), "needs --direction FILE"),
         (("show", "missing.safetensors"), "missing.safetensors"),
         (("doctor", "lm:x"), "did you mean 'llm'"),
+        (("demos", "PresButton"), "did you mean 'PressButton'"),
+        (("demos", "PressButton", "--episodes", "0"), "at least 1, got 0"),
     ],
 )
 def test_a_mistake_gives_one_clear_message_and_no_traceback(
@@ -128,3 +130,17 @@ def test_a_direction_is_found_shown_and_used_from_the_shell(
     )  # fmt: skip
     assert used.code == 0, used.err
     assert 0 <= json.loads(used.out)["entropy_bits"] <= 1
+
+
+def test_demonstrations_are_recorded_from_the_shell(run: Callable[..., Done]) -> None:
+    args = ("demos", "PressButton", "--episodes", "1", "--obs-type", "state", "--style", "slowly", "--json")
+    done = run(*args)
+    assert done.code == 0, done.err
+    made = json.loads(done.out)
+    assert made["root"] == "runs/demos/PressButton-slowly"
+    assert made["tasks"][0]["instruction"] == "press the button slowly"
+    info = json.loads((Path(made["root"]) / "meta" / "info.json").read_text())
+    assert info["total_frames"] == made["frames"] == made["tasks"][0]["frames"]
+    again = run(*args)
+    assert again.code == 2
+    assert "exists already" in again.err
