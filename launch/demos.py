@@ -182,7 +182,8 @@ def _attempt(env: TabletopEnv, task: Task, demos: Demos, rng: np.random.Generato
     observation, _ = env.reset(seed=seed)
     expert = make_expert(env, style, seed=int(rng.integers(2**31)))
     steps: list[dict[str, np.ndarray]] = []
-    actions, executed = [], []
+    actions: list[np.ndarray] = []
+    executed: list[np.ndarray] = []
     done_at: int | None = None
     while len(actions) < (task.max_episode_steps if done_at is None else done_at + demos.retreat):
         action = expert.act()

@@ -67,13 +67,13 @@ def record(
         _check_push(push)
     repo_id = push or f"local/{root.name}"
     began = time.monotonic()
-    counts = {
+    counts: dict[str, dict[str, Any]] = {
         task.name: {"task": task.name, "instruction": "", "episodes": 0, "failed": 0, "frames": 0}
         for task in demos.tasks
     }
     with _part(root) as part:
         _write(demos, part / "dataset", repo_id, videos, counts, tell)
-        totals = {name: sum(int(count[name]) for count in counts.values()) for name in ("episodes", "failed", "frames")}
+        totals = {name: sum(count[name] for count in counts.values()) for name in ("episodes", "failed", "frames")}
         _write_record(part / "dataset" / RECORD, demos, videos, totals, list(counts.values()))
         os.rename(part / "dataset", root)
     result = {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from envs.errors import NoRenderer
 from envs.tabletop import tasks
 from envs.tabletop.env import TabletopEnv
 from envs.tabletop.experts import make_expert
@@ -115,10 +116,10 @@ def test_a_bad_setting_is_refused_at_once(settings: dict, kind: type[Exception],
         Demos(**{"where": "PressButton", **settings})
 
 
-def test_a_machine_that_cannot_draw_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fails(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("no display")
+def test_a_machine_that_cannot_draw_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise NoRenderer("cannot draw: install EGL")
 
-    monkeypatch.setattr("envs.tabletop.rendering.mujoco.Renderer", fails)
-    with pytest.raises(MissingExtra, match=r"no working OpenGL .* libegl1"):
+    monkeypatch.setattr(TabletopEnv, "picture", fails)
+    with pytest.raises(MissingExtra, match="demos: cannot draw: install EGL"):
         next(collect(Demos("PressButton")))
