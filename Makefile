@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench format check lock clean
+.PHONY: help setup demo test test-slow bench embedded format check lock clean
 
 help: ## list these words
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test-slow: $(STAMP) ## run the long tests as well
 
 bench: $(STAMP) ## print speed ratios, also against other libraries
 	@$(RUN)/python -m bench.run
+
+embedded: $(STAMP) ## make every embedded policy again (data, training, evaluation, card)
+	@$(RUN)/steer-agents recipe all --install
 
 format: $(STAMP) ## format the code
 	@$(RUN)/ruff check --fix --quiet . ; $(RUN)/ruff format --quiet .

@@ -85,6 +85,29 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, indent=1)
 
 
+@app.command
+def recipe(
+    name: tyro.conf.Positional[str] = "list", /, out: Path = Path("runs/recipes"), install: bool = False,
+    json: bool = False,
+) -> None:  # fmt: skip
+    """Make an embedded policy again: data, training, evaluation, model card.
+
+    Args:
+        name: a recipe, "all", or "list" to see them.
+        out: folder for results.
+        install: put weights and card into the package, where `policies.load` finds them.
+        json: print for programs.
+    """
+    from launch.recipes.registry import RECIPES, run_recipe
+
+    if name == "list":
+        rows = [{"recipe": key, "what": r.summary, "minutes": r.minutes} for key, r in RECIPES.items()]
+        _print(rows, "recipes", json)
+        return
+    made = [run_recipe(one, out, install) for one in (RECIPES if name == "all" else [name])]
+    _print([{"policy": path.stem, "weights": str(path)} for path in made], "made", json)
+
+
 experiment = tyro.extras.SubcommandApp()
 
 

@@ -22,6 +22,14 @@ FAMILIES: dict[str, str] = {
     "bandit": "policies.bandit_agents:load",
 }
 
+EMBEDDED: dict[str, str] = {
+    **{f"flow-{kind}": f"flow:flow-{kind}" for kind in ("weak", "medium", "strong", "bimodal", "unaware")},
+    "diffusion-medium": "flow:diffusion-medium",
+    "rl-sac-press": "mlp:rl-sac-press",
+    "rl-ppo-close": "mlp:rl-ppo-close",
+}
+"""Policies that come with the package, by their short names."""
+
 
 def families() -> dict[str, str]:
     """Family name -> "module:function", the built-in ones and those of installed plug-ins."""
@@ -34,19 +42,19 @@ def families() -> dict[str, str]:
 
 
 def load(name: str, **options: Any) -> Policy:
-    """Build the policy called `name`, e.g. "llm:smollm2-135m", "llm:Qwen/Qwen2.5-1.5B-Instruct", "bandit:ucb1".
+    """Build the policy called `name`, e.g. "flow-medium", "llm:Qwen/Qwen2.5-1.5B-Instruct", "bandit:ucb1".
 
     Args:
-        name: `family:argument`.
+        name: `family:argument`, or the short name of an embedded policy.
         options: passed to the family's own loader.
     Raises:
         UnknownName: no such family; the message lists those that exist.
         ImportError: the family's plug-in does not import (never hidden).
     """
-    family, _, argument = name.partition(":")
+    family, _, argument = EMBEDDED.get(name, name).partition(":")
     table = families()
     if family not in table:
-        raise UnknownName(f"policy family {family!r} (of {name!r}) is unknown{nearest(family, table)}")
+        raise UnknownName(f"policy {name!r} is unknown{nearest(family, [*EMBEDDED, *(f'{key}:...' for key in table)])}")
     module_name, _, function = table[family].partition(":")
     loader: Callable[..., Policy] = getattr(importlib.import_module(module_name), function)
     return loader(argument, **options)

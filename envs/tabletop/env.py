@@ -80,8 +80,8 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
     (`rewards.py`). `terminated` is success; the time limit is gymnasium's (`truncated`).
 
     `info`, at reset and step: `is_success` and its alias `success`, `task`, `task_description`, `suite`, `task_id`,
-    `stage`, `n_stages`, `skill`, `speed`, `acceleration`, `jerk`, `path_length`, `gripper_events`, `height` (of the
-    tcp above the table), `contact_force`, `grip_force`, `held`, `opening`, `clearance` (least; inf without obstacles) and
+    `stage`, `n_stages`, `skill`, `speed`, `acceleration`, `jerk`, `path_length`, `gripper_events`, `tcp_x`, `tcp_y`,
+    `height` (of the tcp above the table), `contact_force`, `grip_force`, `held`, `opening`, `clearance` (least; inf without obstacles) and
     `clearance_<obstacle>`. At reset also `init_state_id` (-1: drawn from the seed).
 
     Args:
@@ -440,6 +440,8 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
             "stage": self._stage,
             "n_stages": len(task.stages),
             "skill": stage.skill,
+            "tcp_x": float(world.tcp[0]),
+            "tcp_y": float(world.tcp[1]),
             "height": float(world.tcp[2]),
             "contact_force": world.contact_force,
             "grip_force": world.grip_force,

@@ -146,6 +146,11 @@ def _read(path: str) -> dict[str, np.ndarray]:
         ) from None
 
 
+def fixed_init_state(episode: int) -> dict[str, int]:
+    """Reset options of the `episode`-th of a series that walks the fixed initial states in order."""
+    return {"init_state_id": episode % N_INIT_STATES}
+
+
 def write_init_states(path: str | Path = PATH) -> None:
     """Draw 50 layouts of every task, each task from a stream of its own name, and write them atomically."""
     tables = {}

@@ -271,6 +271,9 @@ def _kitchen(name: str, instruction: str, paraphrases: tuple[str, ...], *stages:
     return Task(name, "goal", instruction, paraphrases, {**_KITCHEN, **replaced}, stages)
 
 
+_WALL = Entity("wall", "grey", Region((0.47, 0.51), (-0.02, 0.02)), obstacle=True)
+_ACROSS = {"block": _block("blue", (0.42, 0.56), (-0.20, -0.14)), "plate": _plate((0.44, 0.54), (0.15, 0.19))}
+
 _GOAL = (
     _kitchen(
         "PutBowlOnPlate", "put the bowl on the plate",
@@ -321,9 +324,7 @@ _GOAL = (
     Task(
         "CarryBlockOverWall", "goal", "carry the block over the wall to the plate",
         ("lift the blue block across the wall and put it on the plate", "bring the block to the plate behind the wall"),
-        {"wall": Entity("wall", "grey", Region((0.47, 0.51), (-0.02, 0.02)), obstacle=True),
-         "block": _block("blue", (0.42, 0.56), (-0.20, -0.14)), "plate": _plate((0.44, 0.54), (0.15, 0.19))},
-        (_on("block", "plate"),),
+        {"wall": _WALL, **_ACROSS}, (_on("block", "plate"),),
     ),
     Task(
         "PassGlass", "goal", "put the block on the plate without touching the glass",
@@ -338,6 +339,11 @@ _GOAL = (
         {"post": Entity("post", "grey", Region((0.485, 0.495), (-0.01, 0.01)), obstacle=True),
          "block": _block("red", (0.36, 0.39), (-0.02, 0.02)), "plate": _plate((0.61, 0.63), (-0.02, 0.02))},
         (_on("block", "plate"),), also=(Predicate("Untouched", ("post",)),),
+    ),
+    Task(
+        "CarryBlockToPlate", "goal", "carry the block to the plate",
+        ("bring the blue block across the table to the plate", "move the block over to the plate"),
+        _ACROSS, (_on("block", "plate"),),
     ),
 )  # fmt: skip
 

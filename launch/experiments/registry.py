@@ -22,4 +22,10 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.east_offline",
         "EAST moves the entropy of a language model's decisions both ways on held-out prompts (with all controls)",
     ),
+    "suite-experts": Entry(
+        "launch.experiments.suite_experts", "the scripted expert of every tabletop task on held-out seeds"
+    ),
+    "suite-policies": Entry(
+        "launch.experiments.suite_policies", "the embedded policies on fixed initial states, in range and shifted"
+    ),
 }

@@ -14,7 +14,9 @@ from policies.flow.model import ChunkDenoiser
 from policies.flow.paths import PATHS
 
 _SMALL = 1e-3
-"""Coordinates that vary less than this are left unscaled: they are constants with rounding."""
+"""Coordinates that vary less than this are constants with rounding."""
+_IGNORED = 1e9
+"""Scale of states that are constant in training: whatever they are later, the network sees zero."""
 
 
 def windows(
@@ -65,9 +67,9 @@ def train(
         torch.manual_seed(seed)
         network = ChunkDenoiser(config)
     network.state_mean.copy_(inputs.mean(0))
-    network.state_scale.copy_(_scale(inputs))
+    network.state_scale.copy_(_scale(inputs, _IGNORED))
     network.action_mean.copy_(chunks.mean((0, 1)))
-    network.action_scale.copy_(_scale(chunks.flatten(0, 1)))
+    network.action_scale.copy_(_scale(chunks.flatten(0, 1), 1.0))
     targets = network.normalised(chunks)
     path = PATHS[config.path]
     average = copy.deepcopy(network)
@@ -95,9 +97,9 @@ def train(
     return average.eval()
 
 
-def _scale(rows: torch.Tensor) -> torch.Tensor:
+def _scale(rows: torch.Tensor, of_constants: float) -> torch.Tensor:
     sd = rows.std(0)
-    return torch.where(sd < _SMALL, torch.ones_like(sd), sd)
+    return torch.where(sd < _SMALL, torch.full_like(sd, of_constants), sd)
 
 
 @torch.no_grad()

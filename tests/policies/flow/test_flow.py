@@ -163,6 +163,15 @@ def test_training_is_repeatable_and_leaves_the_global_generator_alone() -> None:
     )
 
 
+def test_what_never_varied_in_training_is_ignored_later() -> None:
+    rng = np.random.default_rng(0)
+    states = [np.concatenate([rng.normal(size=(20, 2)), np.full((20, 1), 0.5)], 1) for _ in range(10)]
+    one = FlowPolicy(train(FlowConfig(**SMALL), states, [state[:, :2] for state in states], epochs=3))
+    seen, noise = observation(), torch.randn(3, 4, 2)
+    other = {"state": seen["state"] + np.array([0, 0, 7], np.float32)}
+    torch.testing.assert_close(one.sample(seen, noise), one.sample(other, noise), atol=1e-5, rtol=0)
+
+
 def test_files_round_trip_and_damage_is_told(tmp_path: Path) -> None:
     one, path = policy(), tmp_path / "mine.safetensors"
     save(one.network, path)

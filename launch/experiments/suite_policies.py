@@ -1,0 +1,104 @@
+"""The embedded policies on the tabletop's fixed initial states: in range, and shifted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+import policies
+from launch.experiments.base import Figure, Outcome, Say, settings_key
+from launch.recipes import flow, rl
+from launch.recipes.evaluation import fixed_states
+from steer_agents.evaluation import plots
+from steer_agents.evaluation.intervals import proportion_interval
+from steer_agents.evaluation.report import Bar
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment.
+
+    Args:
+        episodes: fixed initial states per seed.
+        seeds: of the evaluation.
+    """
+
+    episodes: int = 50
+    seeds: tuple[int, ...] = (11, 12)
+
+
+def settings(quick: bool) -> Settings:
+    """50 states with two seeds (about 10 minutes), or 10 with one."""
+    return replace(Settings(), episodes=10, seeds=(11,)) if quick else Settings()
+
+
+CONDITIONS: dict[str, dict[str, tuple[str, dict[str, float]]]] = {
+    **{name: {key: (task, dict(shift)) for key, (task, shift) in one.evaluated_on().items()} for name, one in flow.RECIPES.items()},
+    **{name: {"in range": (one.task, {}), "shifted": (one.task, {"object_position": 1.0})} for name, one in rl.RECIPES.items()},
+}  # fmt: skip
+"""Policy -> condition -> (task, shift)."""
+
+
+def run(s: Settings, folder: Path, say: Say) -> Outcome:
+    """Run every policy under every condition."""
+    say.plan([1.0] * sum(len(found) for found in CONDITIONS.values()))
+    tables, rows = [], []
+    for name, found in CONDITIONS.items():
+        policy = policies.load(name)
+        for condition, (task, shift) in found.items():
+            say.stage(f"{name}, {condition}: {len(s.seeds)} x {s.episodes} episodes of {task}")
+            place = folder / f"rollouts-{settings_key(s)}" / f"{name}-{condition.replace(' ', '-')}"
+            table = fixed_states(policy, task, shift, s.seeds, s.episodes, f"{name} {condition}", place)
+            good = table[~table["errored"]]
+            share = proportion_interval(int(good["success"].sum()), len(good))
+            left = good["passed_left"].dropna() if "passed_left" in good else pd.Series(dtype=float)
+            tables.append(table)
+            rows.append(
+                {"policy": name, "condition": condition, "task": task, "success": share.value, "low": share.low,
+                 "high": share.high, "episodes": len(table), "errored": int(table["errored"].sum()),
+                 "steps": float(good["length"].mean()), "passes left": float(left.mean()) if len(left) else None}
+            )  # fmt: skip
+    conditions = pd.DataFrame(rows)
+    bars = _bars(conditions)
+    shown = pd.DataFrame(
+        {"name": f"{r['policy']}, {r['condition']}", "value": r["success"], "low": r["low"], "high": r["high"],
+         "role": "base" if r["condition"] in ("in range", "as taught") else "other"}
+        for r in rows
+    )  # fmt: skip
+    held = sum(bool(bar.holds) for bar in bars)
+    return Outcome(
+        title="The embedded policies",
+        question="How good are the policies that come with the package, where they were taught and under a shift?",
+        verdict=f"{held} of {len(bars)} bars hold. "
+        + " ".join(f"{r['policy']} {r['condition']}: {r['success']:.2f} ({r['low']:.2f} to {r['high']:.2f})." for r in rows),
+        bars=bars,
+        episodes=pd.concat(tables, ignore_index=True),
+        conditions=conditions,
+        figures=[
+            Figure("success", plots.bars(shown, label="success", title="Embedded policies on fixed initial states"),
+                   "Wilson 95 % intervals.", "Success: " + ", ".join(f"{r['policy']} {r['condition']} {r['success']:.2f}" for r in rows)),
+        ],
+        notes=["weak and medium are mediocre on purpose: steering needs something to gain."],
+    )  # fmt: skip
+
+
+def _bars(table: pd.DataFrame) -> list[Bar]:
+    at = table.set_index(["policy", "condition"])
+
+    def bar(policy: str, condition: str, low: float, high: float) -> Bar:
+        row = at.loc[(policy, condition)]
+        holds = bool(low <= row["success"] <= high)
+        bound = f"{low:g} to {high:g}" if high < 1 else f">= {low:g}"
+        return Bar(f"{policy}, {condition}: success", row["success"], (row["low"], row["high"]), bound, holds)
+
+    gap = float(at.loc[("flow-medium", "in range"), "success"] - at.loc[("flow-medium", "shifted"), "success"])
+    left = float(at.loc[("flow-bimodal", "in range"), "passes left"])
+    return [
+        bar("flow-medium", "in range", 0.45, 0.75),
+        Bar("flow-medium: success in range minus shifted", gap, None, ">= 0.2", gap >= 0.2),
+        bar("flow-strong", "in range", 0.95, 1.0),
+        bar("flow-bimodal", "in range", 0.9, 1.0),
+        Bar("flow-bimodal: share that passes on the left", left, None, "0.35 to 0.65", 0.35 <= left <= 0.65),
+    ]

@@ -1,0 +1,1 @@
+"""Recipes: how the embedded policies are made again. See README.md of this folder."""

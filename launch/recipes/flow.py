@@ -1,0 +1,123 @@
+"""How the embedded flow and diffusion policies are made: demonstrations, training, evaluation on fixed initial states.
+
+Strength is a matter of how much they were taught: `weak` and `medium` saw few demonstrations, so that steering has something to
+gain. `bimodal` saw an expert that passes a post on either side, half and half; `unaware` never saw the wall that stands
+in the way where it is evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launch.experiments.base import Say
+from launch.recipes.card import Score, write_card
+from launch.recipes.demonstrations import Demonstration, demonstrate
+from launch.recipes.evaluation import fixed_states
+from policies.flow import FlowConfig, FlowPolicy, save, train
+
+EVALUATION_SEEDS = (1, 2)
+KEYS = ("agent_pos", "environment_state")
+
+
+@dataclass(frozen=True)
+class FlowRecipe:
+    """What makes one policy.
+
+    Args:
+        task: it is taught on.
+        demos: successful demonstrations; epochs: passes over them.
+        what: one line for the card.
+        sizes: fields of `FlowConfig` that differ from its defaults.
+        noise: of the executed actions, see `demonstrate`.
+        style: of the expert.
+        conditions: name -> (task, shift) that it is evaluated on.
+        seed: of demonstrations and training.
+    """
+
+    task: str
+    demos: int
+    epochs: int
+    what: str
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    noise: float = 0.12
+    style: Mapping[str, str] = field(default_factory=dict)
+    conditions: Mapping[str, tuple[str, Mapping[str, float]]] = field(default_factory=dict)
+    seed: int = 0
+
+    def evaluated_on(self) -> Mapping[str, tuple[str, Mapping[str, float]]]:
+        """`conditions`, or the task as taught and with objects moved."""
+        return self.conditions or {"in range": (self.task, {}), "shifted": (self.task, {"object_position": 1.0})}
+
+
+RECIPES: Mapping[str, FlowRecipe] = {
+    "flow-weak": FlowRecipe("PutBowlOnPlate", 20, 60, "a weak policy: 20 demonstrations"),
+    "flow-medium": FlowRecipe("PutBowlOnPlate", 50, 30, "a mediocre policy: 50 demonstrations, stopped early"),
+    "flow-strong": FlowRecipe("PutBowlOnPlate", 300, 40, "a good policy: 300 demonstrations"),
+    "diffusion-medium": FlowRecipe(
+        "PutBowlOnPlate", 50, 30, "as flow-medium, sampled with DDIM", {"path": "ddim", "num_denoise_steps": 8}
+    ),
+    "flow-bimodal": FlowRecipe(
+        "PutBlockPastPost", 500, 40, "passes the post on either side, as its expert did",
+        conditions={"in range": ("PutBlockPastPost", {})},
+    ),
+    "flow-unaware": FlowRecipe(
+        "CarryBlockToPlate", 300, 40, "carries low and never saw the wall", style={"height": "low"},
+        conditions={"as taught": ("CarryBlockToPlate", {}), "with the wall": ("CarryBlockOverWall", {})},
+    ),
+}  # fmt: skip
+
+
+def run(name: str, folder: Path, say: Say) -> Path:
+    """Make one policy: weights, evaluation tables and card in `folder`; returns the weight file."""
+    recipe = RECIPES[name]
+    say.plan([recipe.demos * 0.12, recipe.demos * recipe.epochs * 0.008, *[10.0] * len(recipe.evaluated_on())])
+    say.stage(f"{name}: {recipe.demos} demonstrations of {recipe.task}")
+    demos, tried = demonstrate(recipe.task, recipe.demos, seed=recipe.seed, noise=recipe.noise, style=recipe.style)
+    say.note(f"{tried} episodes tried, {sum(len(demo.actions) for demo in demos)} steps kept")
+    say.stage(f"{name}: training, {recipe.epochs} epochs")
+    states = [flat(demo) for demo in demos]
+    config = FlowConfig(n_inputs=states[0].shape[1], keys=KEYS, **recipe.sizes)
+
+    def told(epoch: int, loss: float) -> None:
+        if epoch % max(1, recipe.epochs // 4) == 0:
+            say.note(f"epoch {epoch} of {recipe.epochs}, loss {loss:.3f}")
+
+    network = train(
+        config, states, [demo.actions for demo in demos], epochs=recipe.epochs, seed=recipe.seed, on_epoch=told
+    )
+    path = folder / f"{name}.safetensors"
+    save(network, path)
+    scores = evaluate(name, FlowPolicy(network, name), folder, say)
+    facts = {
+        "task": recipe.task,
+        "demonstrations": f"{recipe.demos} of {tried} tried, executed with noise {recipe.noise:g}, seed {recipe.seed}",
+        "training": f"{recipe.epochs} epochs, AdamW 1e-3 cosine, batch 256, averaged weights, seed {recipe.seed}",
+        "network": f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, path {config.path}, "
+        f"{config.num_denoise_steps} denoise steps, chunk of {config.chunk_size}, {config.n_action_steps} executed",
+    }
+    write_card(folder / f"{name}.md", name, recipe.what, facts, scores)
+    return path
+
+
+def flat(demo: Demonstration) -> np.ndarray:
+    """(T, n_inputs) states as the policy flattens them."""
+    return np.concatenate([demo.observations[key].reshape(len(demo.actions), -1) for key in KEYS], axis=1)
+
+
+def evaluate(name: str, policy: FlowPolicy, folder: Path, say: Say) -> list[Score]:
+    """Success per condition; for a post also the side it was passed on."""
+    scores = []
+    for condition, (task, shift) in RECIPES[name].evaluated_on().items():
+        say.stage(f"{name}: episodes of {task} on its fixed initial states, {condition}")
+        episodes = fixed_states(policy, task, shift, EVALUATION_SEEDS, condition=condition)
+        episodes.to_parquet(folder / f"{name}-{condition.replace(' ', '-')}.parquet")
+        scores.append(Score.of(f"success, {condition}", episodes["success"].dropna().to_numpy() > 0))
+        if "passed_left" in episodes:
+            known = episodes["passed_left"].dropna().to_numpy() > 0
+            scores.append(Score.of(f"passes on the left, {condition}", known))
+    return scores
