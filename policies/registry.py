@@ -25,8 +25,6 @@ FAMILIES: dict[str, str] = {
 EMBEDDED: dict[str, str] = {
     **{f"flow-{kind}": f"flow:flow-{kind}" for kind in ("weak", "medium", "strong", "bimodal", "unaware")},
     "diffusion-medium": "flow:diffusion-medium",
-    "rl-sac-press": "mlp:rl-sac-press",
-    "rl-ppo-close": "mlp:rl-ppo-close",
 }
 """Policies that come with the package, by their short names."""
 
@@ -54,7 +52,8 @@ def load(name: str, **options: Any) -> Policy:
     family, _, argument = EMBEDDED.get(name, name).partition(":")
     table = families()
     if family not in table:
-        raise UnknownName(f"policy {name!r} is unknown{nearest(family, [*EMBEDDED, *(f'{key}:...' for key in table)])}")
+        known = [*EMBEDDED, *table]
+        raise UnknownName(f"policy {name!r} is unknown{nearest(family if ':' in name else name, known)}")
     module_name, _, function = table[family].partition(":")
     loader: Callable[..., Policy] = getattr(importlib.import_module(module_name), function)
     return loader(argument, **options)

@@ -9,7 +9,7 @@ import pandas as pd
 
 import policies
 from launch.experiments.base import Figure, Outcome, Say, settings_key
-from launch.recipes import flow, rl
+from launch.recipes import flow
 from launch.recipes.evaluation import fixed_states
 from steer_agents.evaluation import plots
 from steer_agents.evaluation.intervals import proportion_interval
@@ -35,9 +35,9 @@ def settings(quick: bool) -> Settings:
 
 
 CONDITIONS: dict[str, dict[str, tuple[str, dict[str, float]]]] = {
-    **{name: {key: (task, dict(shift)) for key, (task, shift) in one.evaluated_on().items()} for name, one in flow.RECIPES.items()},
-    **{name: {"in range": (one.task, {}), "shifted": (one.task, {"object_position": 1.0})} for name, one in rl.RECIPES.items()},
-}  # fmt: skip
+    name: {key: (task, dict(shift)) for key, (task, shift) in one.evaluated_on().items()}
+    for name, one in flow.RECIPES.items()
+}
 """Policy -> condition -> (task, shift)."""
 
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from launch.demos import ENVIRONMENT_STATE, STATE, Demos, Episode, collect
 from launch.experiments.base import Say
 from launch.recipes.card import Score, write_card
-from launch.recipes.demonstrations import Demonstration, demonstrate
 from launch.recipes.evaluation import fixed_states
 from policies.flow import FlowConfig, FlowPolicy, save, train
 
 EVALUATION_SEEDS = (1, 2)
-KEYS = ("agent_pos", "environment_state")
+KEYS = {"agent_pos": STATE, "environment_state": ENVIRONMENT_STATE}
+"""The environment's keys, in the order in which they are flattened, and LeRobot's names in demonstrations."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class FlowRecipe:
         demos: successful demonstrations; epochs: passes over them.
         what: one line for the card.
         sizes: fields of `FlowConfig` that differ from its defaults.
-        noise: of the executed actions, see `demonstrate`.
-        style: of the expert.
+        noise: of the executed actions, see `launch.demos`.
+        style: adverb that the expert acts out, see `launch.demos`.
         conditions: name -> (task, shift) that it is evaluated on.
         seed: of demonstrations and training.
     """
@@ -45,7 +46,7 @@ class FlowRecipe:
     what: str
     sizes: Mapping[str, Any] = field(default_factory=dict)
     noise: float = 0.12
-    style: Mapping[str, str] = field(default_factory=dict)
+    style: str = "none"
     conditions: Mapping[str, tuple[str, Mapping[str, float]]] = field(default_factory=dict)
     seed: int = 0
 
@@ -66,7 +67,7 @@ RECIPES: Mapping[str, FlowRecipe] = {
         conditions={"in range": ("PutBlockPastPost", {})},
     ),
     "flow-unaware": FlowRecipe(
-        "CarryBlockToPlate", 300, 40, "carries low and never saw the wall", style={"height": "low"},
+        "CarryBlockToPlate", 300, 40, "carries low and never saw the wall", style="low",
         conditions={"as taught": ("CarryBlockToPlate", {}), "with the wall": ("CarryBlockOverWall", {})},
     ),
 }  # fmt: skip
@@ -77,11 +78,17 @@ def run(name: str, folder: Path, say: Say) -> Path:
     recipe = RECIPES[name]
     say.plan([recipe.demos * 0.12, recipe.demos * recipe.epochs * 0.008, *[10.0] * len(recipe.evaluated_on())])
     say.stage(f"{name}: {recipe.demos} demonstrations of {recipe.task}")
-    demos, tried = demonstrate(recipe.task, recipe.demos, seed=recipe.seed, noise=recipe.noise, style=recipe.style)
-    say.note(f"{tried} episodes tried, {sum(len(demo.actions) for demo in demos)} steps kept")
+    wanted = Demos(recipe.task, recipe.demos, "state", recipe.noise, recipe.seed, recipe.style)
+    demos = []
+    for demo in collect(wanted):
+        demos.append(demo)
+        if len(demos) % 100 == 0:
+            say.note(f"{len(demos)} of {recipe.demos}")
+    tried = sum(demo.tries for demo in demos)
+    say.note(f"{tried} episodes tried, {sum(map(len, demos))} steps kept")
     say.stage(f"{name}: training, {recipe.epochs} epochs")
     states = [flat(demo) for demo in demos]
-    config = FlowConfig(n_inputs=states[0].shape[1], keys=KEYS, **recipe.sizes)
+    config = FlowConfig(n_inputs=states[0].shape[1], keys=tuple(KEYS), **recipe.sizes)
 
     def told(epoch: int, loss: float) -> None:
         if epoch % max(1, recipe.epochs // 4) == 0:
@@ -104,9 +111,9 @@ def run(name: str, folder: Path, say: Say) -> Path:
     return path
 
 
-def flat(demo: Demonstration) -> np.ndarray:
+def flat(demo: Episode) -> np.ndarray:
     """(T, n_inputs) states as the policy flattens them."""
-    return np.concatenate([demo.observations[key].reshape(len(demo.actions), -1) for key in KEYS], axis=1)
+    return np.concatenate([demo.observations[key] for key in KEYS.values()], axis=1)
 
 
 def evaluate(name: str, policy: FlowPolicy, folder: Path, say: Say) -> list[Score]:

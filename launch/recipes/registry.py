@@ -28,7 +28,7 @@ class Recipe:
     minutes: float
 
 
-_FLOW, _RL = ("launch.recipes.flow", "flow"), ("launch.recipes.rl", "mlp")
+_FLOW = ("launch.recipes.flow", "flow")
 
 RECIPES: dict[str, Recipe] = {
     "flow-weak": Recipe(*_FLOW, "20 demonstrations of putting a bowl on a plate", 1),
@@ -37,8 +37,6 @@ RECIPES: dict[str, Recipe] = {
     "diffusion-medium": Recipe(*_FLOW, "as flow-medium, sampled with DDIM", 1),
     "flow-bimodal": Recipe(*_FLOW, "passes a post on either side", 5),
     "flow-unaware": Recipe(*_FLOW, "never saw the wall in its way", 3),
-    "rl-sac-press": Recipe(*_RL, "SAC, presses a button", 10),
-    "rl-ppo-close": Recipe(*_RL, "PPO, closes a drawer", 10),
 }
 
 

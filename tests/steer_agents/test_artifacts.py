@@ -26,7 +26,7 @@ from steer_agents.sites import Site, steerable
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength
 from steer_agents.tokens import after
-from tests.tiny_models import inputs, outputs, tiny
+from tiny_models import inputs, outputs, tiny
 
 KEYS = ("language.2.block_output", "language.10.block_output")
 

@@ -17,7 +17,7 @@ from steer_agents.interventions import Add
 from steer_agents.sites import Site
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength
-from tests.tiny_models import WIDTH, inputs, outputs, tiny
+from tiny_models import WIDTH, inputs, outputs, tiny
 
 KEY = "language.1.block_output"
 

@@ -20,7 +20,7 @@ from steer_agents.interventions import Add
 from steer_agents.sites import Site
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength
-from tests.tiny_models import DEPTH, WIDTH, inputs, outputs, tiny
+from tiny_models import DEPTH, WIDTH, inputs, outputs, tiny
 
 
 def example(layers: tuple[int, ...] = (1, 2, 10), D: int = WIDTH, seed: int = 0) -> Direction:

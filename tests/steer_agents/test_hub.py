@@ -27,7 +27,7 @@ from steer_agents.direction import Direction
 from steer_agents.finding import find
 from steer_agents.sites import Site
 from steer_agents.strength import Strength
-from tests.tiny_models import inputs, tiny
+from tiny_models import inputs, tiny
 
 KEY = "language.1.block_output"
 

@@ -186,7 +186,7 @@ def test_a_batch_with_one_strength_per_row_equals_its_rows_one_by_one(name: str,
         together = outputs(model, batch)
     assert torch.equal(together[0], before[0])  # the row with strength 0 does not notice its mates
     for i, strength in enumerate(strengths):
-        row = batch[i : i + 1] if torch.is_tensor(batch) else {"input_ids": batch["input_ids"][i : i + 1]}
+        row = batch[i : i + 1] if torch.is_tensor(batch) else {key: value[i : i + 1] for key, value in batch.items()}
         with sa.steer(model, part(kind, model, strength)):
             assert close(outputs(model, row)[0], together[i])
 
@@ -643,11 +643,11 @@ def test_a_policy_is_steered_through_its_module_and_its_decision_and_both_are_re
     before = policy.act(observation).measures["probabilities"]
     for how in (contextlib.nullcontext(), pytest.raises(KeyError)):
         with how, sa.steer(policy, part("add", policy), sa.Temperature(3.0)):
-            assert policy.temperature == 3.0
+            assert policy.describe()["temperature"] == 3.0
             inside = policy.act(observation).measures["probabilities"]
             if not isinstance(how, contextlib.nullcontext):
                 raise KeyError
-        assert policy.temperature == 1.0
+        assert policy.describe()["temperature"] == 1.0
         assert np.abs(inside - before).max() > 1e-3
     np.testing.assert_array_equal(policy.act(observation).measures["probabilities"], before)
 

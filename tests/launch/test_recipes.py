@@ -1,0 +1,63 @@
+"""Recipes from end to end at toy size: what they write, where it is installed, that it is repeatable."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import policies
+from envs.tabletop.env import TabletopEnv
+from launch.experiments import suite_experts
+from launch.recipes import evaluation, flow, registry
+from launch.recipes.flow import FlowRecipe
+from policies.errors import UnknownName
+
+
+def toy(monkeypatch: pytest.MonkeyPatch, recipe: FlowRecipe) -> None:
+    monkeypatch.setattr(flow, "RECIPES", {"flow-weak": recipe})
+    monkeypatch.setattr(flow, "fixed_states", partial(evaluation.fixed_states, episodes=2))
+
+
+def test_a_flow_recipe_writes_weights_tables_and_a_card_and_repeats_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy(monkeypatch, FlowRecipe("PressButton", 2, 2, "a toy", {"width": 16}))
+    paths = [registry.run_recipe("flow-weak", tmp_path / str(i)) for i in range(2)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    policy = policies.load(f"flow:{paths[0]}")
+    assert policy.config.width == 16
+    card = (tmp_path / "0" / "flow-weak" / "flow-weak.md").read_text()
+    assert "| success, in range |" in card
+    assert "2 of 2 tried" in card
+    assert {path.suffix for path in (tmp_path / "0" / "flow-weak").iterdir()} == {".safetensors", ".md", ".parquet"}
+    with pytest.raises(UnknownName, match="did you mean 'flow-weak'"):
+        registry.run_recipe("flow-weka")
+
+
+@pytest.mark.parametrize("name", sorted(policies.registry.EMBEDDED))
+def test_every_embedded_policy_loads_is_small_and_has_a_card_of_its_measurements(name: str) -> None:
+    policy = policies.load(name)
+    assert policy.name == name
+    family = registry.RECIPES[name].family
+    root = Path(policies.__file__).parent / family
+    assert (root / "weights" / f"{name}.safetensors").stat().st_size < 20e6
+    card = (root / "cards" / f"{name}.md").read_text()
+    assert f"steer-agents recipe {name}" in card
+    assert "| success" in card
+
+
+def test_a_strong_policy_succeeds_where_a_random_network_does_not() -> None:
+    table = evaluation.fixed_states(policies.load("flow-strong"), "PutBowlOnPlate", {}, (5,), episodes=4)
+    assert table["success"].sum() >= 3
+
+
+def test_experts_are_counted_and_a_crash_is_errored_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, seconds = suite_experts.expert_episodes("PressButton", 2, seed=1)
+    assert table["success"].tolist() == [1.0, 1.0]
+    assert seconds > 0
+    monkeypatch.setattr(TabletopEnv, "step", lambda self, action: 1 / 0)
+    table, _ = suite_experts.expert_episodes("PressButton", 1, seed=1)
+    assert table["errored"].tolist() == [True]
+    assert "ZeroDivisionError" in table["error"][0]
