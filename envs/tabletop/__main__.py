@@ -23,7 +23,7 @@ from envs.tabletop.tasks import TASKS
 HELD_OUT = 10_000
 """First of the seeds that no expert was tuned on."""
 
-_TILE, _CAPTION, _COLUMNS, _COLOURS = 200, 16, 6, 128
+_TILE, _CAPTION, _COLUMNS = 200, 16, 6
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,8 +103,7 @@ def contact_sheet(path: Path) -> None:
         left, top = number % _COLUMNS * _TILE, number // _COLUMNS * (_TILE + _CAPTION)
         sheet.paste(tile, (left, top + _CAPTION))
         draw_module.Draw(sheet).text((left + 3, top + 2), name, fill="black")
-    small = sheet.quantize(_COLOURS)
-    _atomically(path, lambda partial: small.save(partial, format="png", optimize=True))
+    _atomically(path, lambda partial: sheet.save(partial, format="png", optimize=True))
 
 
 def _play(options: argparse.Namespace) -> None:

@@ -336,7 +336,8 @@ class Expert:
         if apart > 0.03:
             up = np.array([*world.tcp[:2], height])
             if world.tcp[2] < height - 0.02:
-                yield from self._go(lambda: up, world.gripper_yaw, closing, tolerance=0.02)
+                # What was let go of just now stays where it is: the gripper closes only on the way.
+                yield from self._go(lambda: up, world.gripper_yaw, self.env.controller.closing, tolerance=0.02)
             for via in self._detour(world.tcp, point):
                 via[2] = height
                 yield from self._go(_fixed(via), yaw, closing, tolerance=0.02, stage=stage)

@@ -277,7 +277,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("stand", 0.061, (0.075, 0.075), _stand, free=False, support=0.060, support_height=0.060),
         Kind("mat", 0.001, (0.075, 0.075), _mat, free=False, support=0.035, region=True),
         Kind("wall", 0.100, (0.110, 0.012), _wall(0.110, 0.100), free=False, symmetry=_FLAT),
-        Kind("post", 0.150, (0.022, 0.022), _post(0.150), free=False, tall=True),
+        Kind("post", 0.130, (0.022, 0.022), _post(0.130), free=False, tall=True),
         Kind("button", 0.044, (0.040, 0.040), _button, free=False, symmetry=0.0),
         Kind("cabinet", 0.085, (0.085, 0.080), _cabinet, free=False, symmetry=2 * math.pi, support=0.055, support_height=0.085),
     )

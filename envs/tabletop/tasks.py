@@ -336,8 +336,8 @@ _GOAL = (
     Task(
         "PutBlockPastPost", "goal", "bring the block past the post to the plate",
         ("move the red block around the post onto the plate", "put the block on the plate in front of the post"),
-        {"post": Entity("post", "grey", Region((0.485, 0.495), (-0.01, 0.01)), obstacle=True),
-         "block": _block("red", (0.36, 0.39), (-0.02, 0.02)), "plate": _plate((0.61, 0.63), (-0.02, 0.02))},
+        {"post": Entity("post", "grey", Region((0.500, 0.510), (-0.01, 0.01)), obstacle=True),
+         "block": _block("red", (0.36, 0.39), (-0.02, 0.02)), "plate": _plate((0.625, 0.645), (-0.02, 0.02))},
         (_on("block", "plate"),), also=(Predicate("Untouched", ("post",)),),
     ),
     Task(

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save as plain_safetensors
+from tiny_models import inputs, outputs, tiny
 
 from policies.errors import BadArtifact, BadInput, NonFinite, SteerError, WrongModel
 from steer_agents import artifacts
@@ -26,7 +27,6 @@ from steer_agents.sites import Site, steerable
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength
 from steer_agents.tokens import after
-from tiny_models import inputs, outputs, tiny
 
 KEYS = ("language.2.block_output", "language.10.block_output")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import WIDTH, inputs, outputs, tiny
 from torch import nn
 
 from policies.errors import BadInput, NonFinite, WrongModel
@@ -17,7 +18,6 @@ from steer_agents.interventions import Add
 from steer_agents.sites import Site
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength
-from tiny_models import WIDTH, inputs, outputs, tiny
 
 KEY = "language.1.block_output"
 

@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tiny_models import DEPTH, WIDTH, inputs, outputs, tiny
 
 from policies.errors import BadArtifact, BadInput, NonFinite, SteerError
 from steer_agents import gguf_vectors
@@ -20,7 +21,6 @@ from steer_agents.interventions import Add
 from steer_agents.sites import Site
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength
-from tiny_models import DEPTH, WIDTH, inputs, outputs, tiny
 
 
 def example(layers: tuple[int, ...] = (1, 2, 10), D: int = WIDTH, seed: int = 0) -> Direction:

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from tiny_models import inputs, tiny
 
 from policies.errors import BadArtifact, BadInput, HubError, WrongModel
 from steer_agents import artifacts, hub
@@ -27,7 +28,6 @@ from steer_agents.direction import Direction
 from steer_agents.finding import find
 from steer_agents.sites import Site
 from steer_agents.strength import Strength
-from tiny_models import inputs, tiny
 
 KEY = "language.1.block_output"
 
