@@ -54,7 +54,8 @@ _GAINS = (4500, 4500, 3500, 3500, 2000, 2000, 2000)
 
 _FINGER = """
 <body name="{name}" pos="0 0 0.0584" quat="{quat}" gravcomp="1">
-  <joint name="{name}" type="slide" axis="0 1 0" range="0 {travel}" armature="0.1" damping="20"/>
+  <joint name="{name}" type="slide" axis="0 1 0" range="0 {travel}" armature="0.1" damping="20"
+         solreflimit="0.01 1" solimplimit="0.95 0.99 0.001"/>
   <inertial pos="0 0.01 0.03" mass="0.03" diaginertia="2e-5 2e-5 1e-5"/>
   <geom name="{name}" type="box" size=".010 .006 .0135" pos="0 .006 .0415" friction="1.5 .02 .0002" rgba="{dark}" {collide}/>
   <geom type="box" size=".010 .008 .014" pos="0 .010 .014" rgba="{dark}"/>

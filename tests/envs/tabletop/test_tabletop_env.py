@@ -15,6 +15,17 @@ from envs.tabletop.experts import make_expert
 STILL = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
 
 
+def finish(env: TabletopEnv) -> list[tuple[float, bool, dict[str, object]]]:
+    """Let the expert end the episode; returns (reward, terminated, info) of every step."""
+    expert, steps = make_expert(env), []
+    for _ in range(env.spec_of_task.max_episode_steps):
+        _, reward, terminated, _, info = env.step(expert.act())
+        steps.append((reward, terminated, info))
+        if terminated:
+            return steps
+    raise AssertionError("the expert did not succeed")
+
+
 def play(env: TabletopEnv, steps: int, seed: int = 0) -> list[object]:
     rng = np.random.default_rng(seed)
     return [env.step(rng.uniform(-1, 1, 7).astype(np.float32)) for _ in range(steps)]
@@ -44,10 +55,7 @@ def test_a_saved_state_goes_on_bit_for_bit_also_in_another_env_and_after_picklin
 def test_a_saved_state_knows_lit_buttons_touched_obstacles_and_the_stage() -> None:
     env = TabletopEnv("PutBlockOnPlateAndPressButton")
     env.reset(seed=0)
-    expert = make_expert(env)
-    terminated = False
-    while not terminated:
-        terminated = env.step(expert.act())[2]
+    finish(env)
     state = env.get_state()
     env.reset(seed=1)
     assert env.stage_index == 0
@@ -69,15 +77,16 @@ def test_the_state_of_another_task_is_refused() -> None:
 def test_success_needs_release() -> None:
     env = TabletopEnv("PutRedBlockOnPlate")
     env.reset(seed=0)
-    expert = make_expert(env)
-    touched_while_held = False
-    terminated = False
-    while not terminated:
+    expert, touched_while_held = make_expert(env), False
+    for _ in range(100):
         world = env.world
         touched_while_held |= world.touching("red_block", "plate") and world.holding("red_block")
         _, reward, terminated, _, info = env.step(expert.act())
         assert terminated == info["is_success"] == info["success"] == bool(reward)
         assert type(terminated) is bool
+        if terminated:
+            break
+    assert terminated
     assert touched_while_held
     assert env.world.released("red_block")
 
@@ -110,11 +119,7 @@ def test_dense_reward_lies_in_0_1_and_grows_along_the_expert() -> None:
     for name in ("PutRedBlockOnPlate", "PushBoxToMat", "OpenDrawer", "PressButton"):
         env = TabletopEnv(name, reward_type="dense")
         env.reset(seed=0)
-        expert = make_expert(env)
-        rewards, terminated = [], False
-        while not terminated:
-            _, reward, terminated, _, _ = env.step(expert.act())
-            rewards.append(reward)
+        rewards = [reward for reward, _, _ in finish(env)]
         assert all(0 <= reward <= 1 for reward in rewards), name
         assert rewards[-1] == 1 > rewards[-2]
         half = len(rewards) // 2
