@@ -56,7 +56,7 @@ class FlowRecipe:
 
 
 RECIPES: Mapping[str, FlowRecipe] = {
-    "flow-weak": FlowRecipe("PutBowlOnPlate", 20, 60, "a weak policy: 20 demonstrations"),
+    "flow-weak": FlowRecipe("PutBowlOnPlate", 20, 100, "a weak policy: 20 demonstrations"),
     "flow-medium": FlowRecipe("PutBowlOnPlate", 50, 30, "a mediocre policy: 50 demonstrations, stopped early"),
     "flow-strong": FlowRecipe("PutBowlOnPlate", 300, 40, "a good policy: 300 demonstrations"),
     "diffusion-medium": FlowRecipe(
