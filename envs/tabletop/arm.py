@@ -23,12 +23,6 @@ FINGER_RANGE = 0.04
 SQUEEZE = -0.05
 """Finger travel that closing aims at [m]: beyond shut, so that thin and wide things are held with the same 30 N."""
 
-HAND_BOTTOM = 0.038
-"""Height of the hand's underside above the tcp [m]."""
-
-FINGERTIP = 0.010
-"""How far the finger tips reach below the tcp [m]."""
-
 # contype, conaffinity: the robot meets objects (1) and fixtures, never itself
 _COLLIDE = 'contype="2" conaffinity="1"'
 _WHITE, _DARK = "0.90 0.91 0.93 1", "0.22 0.24 0.27 1"

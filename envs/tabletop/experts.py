@@ -27,7 +27,7 @@ from envs.tabletop.env import TabletopEnv
 from envs.tabletop.observations import object_turn, target_turn, wrapped
 from envs.tabletop.tasks import Stage
 
-SPEEDS: Mapping[str, float] = {"slowly": 0.20, "normal": 0.50, "quickly": 1.00}
+SPEEDS: Mapping[str, float] = {"slowly": 0.20, "normal": 0.45, "quickly": 1.00}
 """Adverb -> largest length of the position part of an action."""
 HEIGHTS: Mapping[str, float] = {"low": 0.11, "normal": 0.16, "high": 0.25}
 """Adverb -> height of the tcp on the way [m], where nothing in the way asks for more."""
@@ -166,7 +166,7 @@ class Expert:
         line = (target - thing)[:2]
         line /= np.linalg.norm(line)
         ahead = np.array([*line, 0.0])
-        yaw = self._near_yaw(math.atan2(line[1], line[0]), math.pi)
+        yaw = wrapped(math.atan2(line[1], line[0]), math.pi)
         reach = world.kind(stage.object).half_size[0] + 0.010
         height = 0.026
         start = thing - ahead * (reach + 0.035)
@@ -246,7 +246,7 @@ class Expert:
             return False
         yaw = world.gripper_yaw
         for step in range(10):
-            if step >= 4 and world.holding(stage.object):
+            if step >= 3 and world.holding(stage.object):
                 break
             yield self._aim(self.env.controller.target, yaw, closing=True)
         return world.holding(stage.object)
@@ -417,10 +417,7 @@ class Expert:
 
     def _across(self, stage: Stage) -> float:
         """Yaw of the gripper that grasps across the object, within a quarter turn of home."""
-        return self._near_yaw(self.env.world.gripper_yaw + object_turn(self.env.world, stage), math.pi)
-
-    def _near_yaw(self, yaw: float, symmetry: float) -> float:
-        return wrapped(yaw, symmetry)
+        return wrapped(self.env.world.gripper_yaw + object_turn(self.env.world, stage), math.pi)
 
     def _transit_height(self, depth: float) -> float:
         """Height of the tcp on the way [m]: the style's, or what obstacles ask of something `depth` below the tcp."""
