@@ -19,12 +19,16 @@ FAMILIES: dict[str, str] = {
     "mlp": "policies.mlp:load",
     "flow": "policies.flow:load",
     "sb3": "policies.sb3:load",
+    "tiny-vla": "policies.tiny_vla:load",
+    "smol-vla": "policies.smol_vla:load",
     "bandit": "policies.bandit_agents:load",
 }
 
 EMBEDDED: dict[str, str] = {
     **{f"flow-{kind}": f"flow:flow-{kind}" for kind in ("weak", "medium", "strong", "bimodal", "unaware")},
     "diffusion-medium": "flow:diffusion-medium",
+    "tiny-vla": "tiny-vla:tiny-vla",
+    "smol-vla-135m": "smol-vla:smol-vla-135m",
 }
 """Policies that come with the package, by their short names."""
 

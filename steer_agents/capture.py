@@ -7,6 +7,7 @@ methods that need them.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -96,7 +97,9 @@ def _device(module: torch.nn.Module) -> torch.device:
 
 def _frugal(module: torch.nn.Module) -> dict[str, Any]:
     """Arguments that keep a Hugging Face language model from building a cache or all logits."""
-    return {"use_cache": False, "logits_to_keep": 1} if hasattr(module, "lm_head") else {}
+    wanted = {"use_cache": False, "logits_to_keep": 1}
+    known = inspect.signature(module.forward).parameters
+    return {name: value for name, value in wanted.items() if name in known}
 
 
 def stream(

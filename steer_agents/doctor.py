@@ -337,15 +337,15 @@ def _made_up(place: Steerable) -> Batch:
     sizes = [getattr(part, "vocab_size", None) for part in (config, getattr(config, "text_config", None))]
     vocabulary = next((size for size in sizes if isinstance(size, int)), None)
     generator = torch.Generator().manual_seed(0)
+    example: Callable[..., Batch] | None = getattr(place.module, "example_inputs", None)
+    if example is not None:
+        return example(3, generator)
     if vocabulary is not None:
         if place.policy is not None:
             return next(iter(place.policy.encode(PROMPTS)))
         ids = torch.randint(0, vocabulary, (3, 12), generator=generator)
         image = getattr(config, "image_token_id", None)
         return {"input_ids": torch.where(ids == image, 0 if image != 0 else 1, ids) if image is not None else ids}
-    example: Callable[..., Batch] | None = getattr(place.module, "example_inputs", None)
-    if example is not None:
-        return example(3, generator)
     for module in place.module.modules():
         if isinstance(module, nn.Linear):
             return torch.randn(3, module.in_features, generator=generator).to(module.weight.dtype)

@@ -37,6 +37,10 @@ def batch_for(target: Any) -> Any:
         return tiny_models.inputs("mlp").to(next(module.parameters()).dtype)
     if isinstance(module, tiny_models.ChunkDenoiser):
         return tiny_models.inputs("chunk-denoiser")
+    if isinstance(module, tiny_models.TinyVLA):
+        return tiny_models.inputs("tiny-vla")
+    if isinstance(module, tiny_models.SmolVLA):
+        return tiny_models.inputs("smol-vla")
     return tiny_models.image_inputs(3) if hasattr(module.config, "vision_config") else tiny_models.inputs("llama")
 
 

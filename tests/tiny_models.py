@@ -11,6 +11,8 @@ from torch import nn
 
 from policies.flow import ChunkDenoiser, FlowConfig
 from policies.mlp import MLP, MLPConfig
+from policies.smol_vla import SmolVLA, SmolVLAConfig
+from policies.tiny_vla import TinyVLA, TinyVLAConfig
 
 VOCAB, WIDTH, DEPTH = 61, 32, 3
 IMAGE_TOKEN = 60
@@ -31,6 +33,46 @@ _SMALL = {
 
 def _causal(config: Any) -> nn.Module:
     return tf.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+
+def _tiny_vla() -> nn.Module:
+    return TinyVLA(
+        TinyVLAConfig(
+            words=("put", "the", "red", "block", "down", "slowly"),
+            adverbs=("slowly",),
+            camera_size=16,
+            channels=4,
+            n_keypoints=4,
+            max_words=5,
+            active=(0, 6),
+            chunk_size=2,
+            n_action_steps=2,
+            hidden_size=WIDTH,
+            intermediate_size=48,
+            num_hidden_layers=DEPTH,
+        )
+    )
+
+
+def _smol_vla() -> nn.Module:
+    """Two of the three blocks of a tiny Llama, with adapters that do something."""
+    config = SmolVLAConfig(
+        words=("put", "the", "red", "block", "down", "slowly"),
+        adverbs=("slowly",),
+        n_words=VOCAB,
+        num_hidden_layers=2,
+        hidden_size=WIDTH,
+        num_attention_heads=4,
+        rank=2,
+        max_text=6,
+        camera_size=16,
+        channels=4,
+        n_keypoints=4,
+        active=(0, 6),
+        chunk_size=2,
+        n_action_steps=2,
+    )
+    return SmolVLA(config, _causal(tf.LlamaConfig(**_SMALL, head_dim=8)))
 
 
 def _smolvlm() -> nn.Module:
@@ -64,9 +106,13 @@ TINY: dict[str, Callable[[], nn.Module]] = {
     "smolvlm": _smolvlm,
     "mlp": lambda: MLP(MLPConfig(n_inputs=6, n_outputs=4, hidden=(WIDTH, WIDTH, WIDTH))),
     "chunk-denoiser": lambda: ChunkDenoiser(FlowConfig(6, action_dim=2, chunk_size=3, n_action_steps=2, width=WIDTH)),
+    "tiny-vla": _tiny_vla,
+    "smol-vla": _smol_vla,
 }
 TOKENLESS = ["mlp", "chunk-denoiser"]
-LANGUAGE = [name for name in TINY if name not in TOKENLESS]
+ONE_PASS = ["tiny-vla", "smol-vla"]
+"""Token models that decode everything in one pass, from more than token ids."""
+LANGUAGE = [name for name in TINY if name not in (*TOKENLESS, *ONE_PASS)]
 
 
 def tiny(name: str) -> nn.Module:
@@ -85,7 +131,7 @@ def inputs(name: str, batch: int = 3, length: int = 6, seed: int = 1) -> Any:
     generator = torch.Generator().manual_seed(seed)
     if name == "mlp":
         return torch.randn(batch, 6, generator=generator)
-    if name == "chunk-denoiser":
+    if name in ("chunk-denoiser", *ONE_PASS):
         return TINY[name]().example_inputs(batch, generator)
     return {"input_ids": torch.randint(3, VOCAB - 2, (batch, length), generator=generator)}
 

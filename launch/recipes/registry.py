@@ -31,12 +31,14 @@ class Recipe:
 _FLOW = ("launch.recipes.flow", "flow")
 
 RECIPES: dict[str, Recipe] = {
-    "flow-weak": Recipe(*_FLOW, "20 demonstrations of putting a bowl on a plate", 1),
+    "flow-weak": Recipe(*_FLOW, "50 demonstrations of putting a bowl on a plate, stopped too early", 1),
     "flow-medium": Recipe(*_FLOW, "50 demonstrations, stopped early", 1),
     "flow-strong": Recipe(*_FLOW, "300 demonstrations", 3),
     "diffusion-medium": Recipe(*_FLOW, "as flow-medium, sampled with DDIM", 1),
     "flow-bimodal": Recipe(*_FLOW, "passes a post on either side", 5),
     "flow-unaware": Recipe(*_FLOW, "never saw the wall in its way", 3),
+    "tiny-vla": Recipe("launch.recipes.tiny_vla", "tiny_vla", "pixels and words to action tokens, with adverbs", 60),
+    "smol-vla-135m": Recipe("launch.recipes.smol_vla", "smol_vla", "the same on the first blocks of SmolLM2-135M", 120),
 }
 
 

@@ -20,16 +20,17 @@ model_of = functools.cache(tiny)
 FOLDED = ["add", "ablate", "rotate", "clamp", "set-neurons", "affine"]
 
 
-def exact(name: str, stack: str, kind: str) -> bool:
-    """Whether any affine edit can be folded there, not only a constant."""
-    return steerable(model_of(name)).site_map.stacks[stack].places[kind].home.exact
+def foldable(name: str, stack: str, kind: str) -> list[str]:
+    """Interventions that can be folded there: any affine edit, only a constant, or none."""
+    home = steerable(model_of(name)).site_map.stacks[stack].places[kind].home
+    return [] if home is None else FOLDED if home.exact else ["add"]
 
 
 CASES = [
     (name, stack, kind, intervention)
     for name in TINY
     for stack, kind in iter_kinds(steerable(model_of(name)))
-    for intervention in (FOLDED if exact(name, stack, kind) else ["add"])
+    for intervention in foldable(name, stack, kind)
 ]
 
 

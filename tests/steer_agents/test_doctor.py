@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from steering_parts import n_hooks
-from tiny_models import TINY, TOKENLESS, WIDTH, image_inputs, inputs, outputs, tiny
+from tiny_models import ONE_PASS, TINY, TOKENLESS, WIDTH, image_inputs, inputs, outputs, tiny
 from torch import nn
 
 import steer_agents as sa
@@ -52,7 +52,7 @@ def test_healthy_models_pass_everything_and_are_left_alone(name: str) -> None:
     stacks = [f"sites fire ({stack})" for stack in site_map_for(model).stacks]
     assert [check.name for check in checks] == [ALWAYS[0], *stacks, *ALWAYS[1:]]
     absent = {"sites fire (vision)"} if name == "smolvlm" else set()
-    absent |= {"prefill and decode"} if name in TOKENLESS else set()
+    absent |= {"prefill and decode"} if name in (*TOKENLESS, *ONE_PASS) else set()
     absent |= set() if n_calls else {"memory"}
     assert {check: passed for check, passed in results(checks).items() if passed is not True} == dict.fromkeys(absent)
     assert all(not check.advice for check in checks if check.passed)

@@ -1,0 +1,168 @@
+"""Pixel policies on the fixed initial states: success in range and shifted, and whether they do what adverbs say."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.tabletop.env import TabletopEnv
+from envs.tabletop.scene import CAMERAS
+from envs.tabletop.tasks import TASKS
+from launch.experiments.base import Say
+from launch.recipes.vla_data import ADVERBS
+from policies.action_tokens import ActionTokenPolicy
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured.
+
+    Args:
+        init_states: fixed initial states of each task.
+        seeds: the first takes the likeliest action, the others draw actions at temperature 1.
+        adverb_init_states: of each task with each adverb.
+        shift: a second condition, evaluated with all seeds.
+    """
+
+    init_states: int = 50
+    seeds: tuple[int, ...] = (0, 1)
+    adverb_init_states: int = 10
+    shift: tuple[tuple[str, float], ...] = (("object_position", 1.0),)
+
+
+@dataclass
+class Note:
+    """What is noted in one episode."""
+
+    speed: list[float] = field(default_factory=list)
+    height: list[float] = field(default_factory=list)
+    way: list[float] = field(default_factory=list)
+    success: bool = False
+
+
+class Pictures(Mapping[str, np.ndarray]):
+    """Pictures of a batch of environments that are drawn when they are looked at: once per chunk, not once per step."""
+
+    def __init__(self, envs: list[TabletopEnv], size: int) -> None:
+        self._envs, self._size = envs, size
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return np.stack([env.picture(CAMERAS[key], self._size, self._size) for env in self._envs])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("image", "image2"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+def evaluate(
+    policy: ActionTokenPolicy,
+    name: str,
+    layouts: list[dict[str, Any]],
+    seed: int,
+    shift: Mapping[str, float] | None = None,
+    batch: int = 25,
+    max_steps: int | None = None,
+) -> list[dict[str, Any]]:
+    """Run one episode per layout.
+
+    Args:
+        layouts: options of `reset`, e.g. {"init_state_id": 3}, or {"seed": 7} for a drawn one.
+        seed: of the policy's own randomness and of what the shift draws.
+        shift: of the environment.
+    Returns:
+        per episode: success, steps, speed (mean of the tcp's [m/s]), height (mean of the tcp's while it carries, weighted by the way it
+        makes sideways [m]; None if nothing was carried).
+    """
+    task = TASKS[name]
+    limit = max_steps or task.max_episode_steps
+    envs = [TabletopEnv(name, obs_type="state", shift=dict(shift or {})) for _ in range(min(batch, len(layouts)))]
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(layouts), len(envs)):
+        options = layouts[start : start + len(envs)]
+        now = envs[: len(options)]
+        first = []
+        for env, option in zip(now, options, strict=True):
+            option = dict(option)
+            first.append(env.reset(seed=int(option.pop("seed", seed)), options=option))
+        position = [observation["agent_pos"] for observation, _ in first]
+        policy.reset([1000 * seed + start + i for i in range(len(now))], [info for _, info in first])
+        notes = [Note() for _ in now]
+        running = list(range(len(now)))
+        for _ in range(limit):
+            pixels = Pictures([now[i] for i in running], policy.config.camera_size)
+            action = policy.act({"pixels": pixels, "agent_pos": np.stack([position[i] for i in running])}).action
+            for i, one in zip(running, action, strict=True):
+                observation, _, success, _, info = now[i].step(one)
+                if info["held"]:
+                    notes[i].height.append(info["height"])
+                    notes[i].way.append(float(np.linalg.norm(observation["agent_pos"][:2] - position[i][:2])))
+                notes[i].speed.append(info["speed"])
+                position[i] = observation["agent_pos"]
+                notes[i].success = bool(success)
+            going = np.flatnonzero([not notes[i].success for i in running])
+            if len(going) < len(running):
+                policy.keep(going)
+                running = [running[i] for i in going]
+            if not running:
+                break
+        for option, note in zip(options, notes, strict=True):
+            way = float(np.sum(note.way))
+            rows.append(
+                {
+                    "task": name,
+                    **option,
+                    "success": note.success,
+                    "steps": len(note.speed),
+                    "speed": float(np.mean(note.speed)),
+                    "height": float(np.dot(note.height, note.way) / way) if way > 0.05 else None,
+                }
+            )
+    for env in envs:
+        env.close()
+    return rows
+
+
+def assess(
+    settings: EvaluationSettings,
+    tasks: tuple[str, ...],
+    policy: Callable[[str], ActionTokenPolicy],
+    path: Path,
+    say: Say,
+) -> dict[str, list[dict[str, Any]]]:
+    """Run all episodes; an interrupted evaluation goes on from its file.
+
+    Args:
+        policy: adverb -> the policy with that adverb.
+        path: of the JSON table, "task|adverb|condition|seed" -> rows of `evaluate`.
+    """
+    table: dict[str, list[dict[str, Any]]] = json.loads(path.read_text()) if path.exists() else {}
+    jobs = [(name, "", "in range", seed, settings.init_states) for seed in settings.seeds for name in tasks]
+    first = settings.seeds[0]
+    jobs += [
+        (name, said, "in range", first, settings.adverb_init_states) for said in list(ADVERBS)[1:] for name in tasks
+    ]
+    jobs += [(name, "", "shifted", seed, settings.init_states) for seed in settings.seeds for name in tasks]
+    for number, (name, adverb, condition, seed, count) in enumerate(jobs, start=1):
+        key = "|".join(map(str, (name, adverb, condition, seed)))
+        if key in table:
+            continue
+        acting = policy(adverb)
+        acting.set_decision(temperature=0.0 if seed == first else 1.0)
+        states = [{"init_state_id": index} for index in range(count)]
+        table[key] = evaluate(acting, name, states, seed, dict(settings.shift) if condition == "shifted" else {})
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(table))
+        partial.replace(path)
+        good = sum(row["success"] for row in table[key])
+        say.note(
+            f"{number} of {len(jobs)}: {name} {adverb or '(no adverb)'}, {condition}, seed {seed}: {good} of {count}"
+        )
+    return table

@@ -1,0 +1,76 @@
+"""smol-vla-135m as a file: only what was trained; the language model comes from its own package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from policies import weights
+from policies.errors import BadArtifact, UnknownName, nearest
+from policies.smol_vla.adapter import SmolVLAPolicy
+from policies.smol_vla.config import SmolVLAConfig
+from policies.smol_vla.model import SmolVLA
+
+KIND = "smol-vla-135m"
+
+
+def embedded() -> dict[str, Path]:
+    """Name -> weight file of the policies that come with the package."""
+    folder = Path(str(files("policies.smol_vla"))) / "weights"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def save(network: SmolVLA, path: str | Path) -> None:
+    """Write what was trained (half precision) and the sizes."""
+    tensors = {name: value.half() for name, value in network.trained().items()}
+    weights.write(path, KIND, vars(network.config), tensors)
+
+
+def fill(network: SmolVLA, tensors: dict[str, Any], path: str | Path) -> None:
+    """Load trained tensors into a network.
+
+    Raises:
+        BadArtifact: names or shapes do not fit the network.
+    """
+    wanted = {name: tuple(value.shape) for name, value in network.trained().items()}
+    got = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wanted != got:
+        wrong = sorted(name for name in {*wanted, *got} if wanted.get(name) != got.get(name))
+        raise BadArtifact(f"{path}: tensors {wrong[:5]} do not fit the sizes in its header.")
+    network.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
+    network.settle()
+
+
+def load(argument: str = KIND, **options: Any) -> SmolVLAPolicy:
+    """Load an embedded policy by name, or a file written by `save`; options of `SmolVLAPolicy`: adverb, instruction.
+
+    Raises:
+        MissingExtra: the package with the language model is not installed.
+    """
+    known = embedded()
+    path = known.get(argument or KIND) or Path(argument)
+    if not path.is_file():
+        raise UnknownName(f"smol-vla policy {argument!r} is neither embedded nor a file{nearest(argument, known)}")
+    config, tensors = weights.read(path, KIND)
+    network, tokenize = fresh(SmolVLAConfig(**config))
+    fill(network, tensors, path)
+    return SmolVLAPolicy(network, tokenize, name=path.stem, **options)
+
+
+def fresh(config: SmolVLAConfig, seed: int = 0) -> tuple[SmolVLA, Any]:
+    """An untrained network on SmolLM2-135M-Instruct, and its tokenizer as a function text -> ids."""
+    import torch
+
+    from policies.llm_agent.smollm2 import load_smollm2
+
+    language, tokenizer = load_smollm2(torch.float32, "cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = SmolVLA(config, language)
+
+    def tokenize(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text.lower().replace(",", "").rstrip(". "))["input_ids"]
+        return ids
+
+    return network, tokenize
