@@ -34,12 +34,16 @@ class ActionTokenPolicy(Policy):
         self.name, self.config = name, config
         self.temperature = 0.0
         self.adverb, self.instruction = adverb.strip(), instruction
-        if self.adverb or instruction:
-            self.heard(f"{instruction or ''} {self.adverb}".strip())
+        for text in filter(None, (self.adverb, instruction)):
+            self.understood(text)
 
     @abstractmethod
     def heard(self, text: str) -> Any:
         """What the network gets of a text; raises BadInput for what it cannot understand."""
+
+    def understood(self, text: str) -> None:
+        """Raise BadInput if a text, perhaps only part of an instruction, has something that the network cannot understand."""
+        self.heard(text)
 
     @abstractmethod
     def inputs(self, observation: Observation, heard: Sequence[Any], previous: np.ndarray) -> dict[str, torch.Tensor]:

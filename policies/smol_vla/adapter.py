@@ -44,6 +44,9 @@ class SmolVLAPolicy(ActionTokenPolicy):
             raise BadInput(f"instruction {text!r} has {len(ids)} tokens; allowed are 1 to {c.max_text}.")
         return ids, eyes_hear(self._eyes, text)
 
+    def understood(self, text: str) -> None:
+        """Nothing is refused yet: the language model hears any word, and an adverb is nothing that eyes hear."""
+
     def inputs(self, observation: Observation, heard: Sequence[Heard], previous: np.ndarray) -> dict[str, torch.Tensor]:
         pixels, agent_pos = self.arrays(observation)
         c = self.network.config
