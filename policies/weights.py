@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write(path: str | Path, kind: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all; equal contents give equal bytes.
 
     Args:
         path: of the file; its folder is made.
@@ -31,9 +31,22 @@ def write(path: str | Path, kind: str, config: Mapping[str, Any], tensors: Mappi
     try:
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
         save_file(contiguous, temporary, metadata={"kind": kind, "config": json.dumps(dict(config))})
+        _order_metadata(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the metadata in a header: safetensors writes them in an order that changes from call to call."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size
+        file.seek(8)
+        file.write(text)
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -99,6 +99,9 @@ def test_files_round_trip_and_damage_is_told(tmp_path: Path) -> None:
     again = policies.load(f"mlp:{path}")
     assert again.config == one.config
     np.testing.assert_array_equal(decide(again, rows=3).action, decide(one, rows=3).action)
+    for _ in range(8):
+        save(one, tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     path.write_bytes(b"damage")
     with pytest.raises(BadArtifact, match=r"mine\.safetensors"):
         load(str(path))
