@@ -27,6 +27,8 @@ FAMILIES: dict[str, str] = {
 EMBEDDED: dict[str, str] = {
     **{f"flow-{kind}": f"flow:flow-{kind}" for kind in ("weak", "medium", "strong", "bimodal", "unaware")},
     "diffusion-medium": "flow:diffusion-medium",
+    "rl-sac-press": "mlp:rl-sac-press",
+    "rl-ppo-close": "mlp:rl-ppo-close",
     "tiny-vla": "tiny-vla:tiny-vla",
     "smol-vla-135m": "smol-vla:smol-vla-135m",
 }

@@ -5,7 +5,8 @@ never read here: what the sizes do not tell has to be said (`activation`, `keys`
 PPO on a flat or Dict state with a Box action space of [-1, 1]^A, and PPO on Discrete actions.
 
 What SB3 computes is reproduced exactly: `squashed-gaussian` for SAC, `gaussian` and `categorical` for PPO; observations are
-not normalised (unwrap `VecNormalize` into the first layer with `normalised_by`).
+not normalised (unwrap `VecNormalize` into the first layer with `normalised_by`). A policy that was trained on some entries of
+an observation and some axes of an action acts on whole ones after `widened`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 
 from policies.errors import BadArtifact, BadInput
 from policies.mlp import MLP, MLPConfig, MLPPolicy
+from policies.mlp.heads import LOG_STD_RANGE
 
 _BODIES = {"actor.latent_pi.": "squashed-gaussian", "mlp_extractor.policy_net.": "gaussian"}
 _ACTIVATIONS = {"squashed-gaussian": "relu", "gaussian": "tanh", "categorical": "tanh"}
@@ -109,6 +111,68 @@ def normalised_by(policy: MLPPolicy, mean: np.ndarray, std: np.ndarray) -> MLPPo
         first.bias.copy_(first.bias.double() - weight @ torch.as_tensor(mean, dtype=torch.float64))
         first.weight.copy_(weight)
     return MLPPolicy(network, replace(policy.config), name=policy.name)
+
+
+def widened(
+    policy: MLPPolicy, n_inputs: int, inputs: Mapping[int, float], actions: Sequence[int], constants: Sequence[float],
+    keys: Sequence[str] = (),
+) -> MLPPolicy:  # fmt: skip
+    """The policy on whole observations and actions, for one that was trained on a part of both.
+
+    Folded into the first and the last layer exactly: entries of the observation that it never saw get zero weights, axes of
+    the action that it never moved a constant mean and the least log_std (e^-20, so a constant of the Gaussian up to 2e-9;
+    these axes take part in `entropy_bits`).
+
+    Args:
+        n_inputs: width of the whole observation.
+        inputs: place in the whole observation -> factor, in the order of the policy's own inputs.
+        actions: axes of the whole action that the policy moves, in its own order.
+        constants: (A,) the whole action where it does not.
+        keys: of a Dict observation that are flattened.
+    Raises:
+        BadInput: widths that do not fit, or a policy without a Gaussian head.
+    """
+    config, wide = policy.config, len(constants)
+    squashed = config.head == "squashed-gaussian"
+    if config.head not in ("gaussian", "squashed-gaussian"):
+        raise BadInput(
+            f"{policy.name}: only policies with a Gaussian head can be widened, this one is {config.head!r}."
+        )
+    n_actions = config.n_outputs // 2 if squashed else config.n_outputs
+    if (len(inputs), len(actions)) != (config.n_inputs, n_actions):
+        raise BadInput(
+            f"{policy.name}: expected places for {config.n_inputs} inputs and {n_actions} actions, got {len(inputs)} and "
+            f"{len(actions)}."
+        )
+    if not all(0 <= place < n_inputs for place in inputs) or not all(0 <= axis < wide for axis in actions):
+        raise BadInput(
+            f"{policy.name}: inputs must lie in 0..{n_inputs - 1} and actions in 0..{wide - 1}, got {sorted(inputs)} "
+            f"and {sorted(actions)}."
+        )
+    least = LOG_STD_RANGE[0]
+    log_std = np.full(wide, least)
+    if not squashed:
+        log_std[list(actions)] = config.log_std
+    whole = replace(
+        config, n_inputs=n_inputs, n_outputs=2 * wide if squashed else wide, keys=tuple(keys),
+        log_std=() if squashed else tuple(log_std.tolist()),
+    )  # fmt: skip
+    assert policy.module is not None
+    state = {key: value.clone() for key, value in policy.module.state_dict().items()}
+    first, last = "net.0", f"net.{2 * len(config.hidden)}"
+    seen = torch.zeros(state[f"{first}.weight"].shape[0], n_inputs)
+    seen[:, list(inputs)] = state[f"{first}.weight"] * torch.tensor(list(inputs.values()))
+    mean = np.asarray(constants, dtype=np.float64)
+    if squashed:
+        with np.errstate(divide="ignore"):
+            mean = np.arctanh(mean.clip(-1, 1)).clip(least, -least)  # tanh(20) is 1
+    bias = torch.as_tensor(np.concatenate([mean, np.full(wide, least)]) if squashed else mean, dtype=torch.float32)
+    weight = torch.zeros(len(bias), state[f"{last}.weight"].shape[1])
+    rows = [*actions, *(wide + axis for axis in actions)] if squashed else list(actions)
+    weight[rows], bias[rows] = state[f"{last}.weight"], state[f"{last}.bias"]
+    network = MLP(whole)
+    network.load_state_dict(state | {f"{first}.weight": seen, f"{last}.weight": weight, f"{last}.bias": bias})
+    return MLPPolicy(network, whole, name=policy.name)
 
 
 def load(argument: str, activation: str | None = None, keys: Sequence[str] = ()) -> MLPPolicy:

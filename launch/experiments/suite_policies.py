@@ -9,7 +9,7 @@ import pandas as pd
 
 import policies
 from launch.experiments.base import Figure, Outcome, Say, settings_key
-from launch.recipes import flow
+from launch.recipes import flow, rl
 from launch.recipes.evaluation import fixed_states
 from steer_agents.evaluation import plots
 from steer_agents.evaluation.intervals import proportion_interval
@@ -34,9 +34,12 @@ def settings(quick: bool) -> Settings:
     return replace(Settings(), episodes=10, seeds=(11,)) if quick else Settings()
 
 
+_EVALUATED = {
+    **{name: one.evaluated_on() for name, one in flow.RECIPES.items()},
+    **{name: one.evaluated_on() for name, one in rl.RECIPES.items()},
+}
 CONDITIONS: dict[str, dict[str, tuple[str, dict[str, float]]]] = {
-    name: {key: (task, dict(shift)) for key, (task, shift) in one.evaluated_on().items()}
-    for name, one in flow.RECIPES.items()
+    name: {key: (task, dict(shift)) for key, (task, shift) in found.items()} for name, found in _EVALUATED.items()
 }
 """Policy -> condition -> (task, shift)."""
 
@@ -101,4 +104,6 @@ def _bars(table: pd.DataFrame) -> list[Bar]:
         bar("flow-strong", "in range", 0.95, 1.0),
         bar("flow-bimodal", "in range", 0.9, 1.0),
         Bar("flow-bimodal: share that passes on the left", left, None, "0.35 to 0.65", 0.35 <= left <= 0.65),
+        bar("rl-sac-press", "in range", 0.9, 1.0),
+        bar("rl-ppo-close", "in range", 0.9, 1.0),
     ]

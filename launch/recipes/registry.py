@@ -29,6 +29,7 @@ class Recipe:
 
 
 _FLOW = ("launch.recipes.flow", "flow")
+_RL = ("launch.recipes.rl", "mlp")
 
 RECIPES: dict[str, Recipe] = {
     "flow-weak": Recipe(*_FLOW, "50 demonstrations of putting a bowl on a plate, stopped too early", 1),
@@ -37,6 +38,8 @@ RECIPES: dict[str, Recipe] = {
     "diffusion-medium": Recipe(*_FLOW, "as flow-medium, sampled with DDIM", 1),
     "flow-bimodal": Recipe(*_FLOW, "passes a post on either side", 5),
     "flow-unaware": Recipe(*_FLOW, "never saw the wall in its way", 3),
+    "rl-sac-press": Recipe(*_RL, "SAC that presses a button", 2),
+    "rl-ppo-close": Recipe(*_RL, "PPO that closes a drawer", 2),
     "tiny-vla": Recipe("launch.recipes.tiny_vla", "tiny_vla", "pixels and words to action tokens, with adverbs", 60),
     "smol-vla-135m": Recipe("launch.recipes.smol_vla", "smol_vla", "the same on the first blocks of SmolLM2-135M", 120),
 }

@@ -123,6 +123,35 @@ def test_normalisation_is_folded_into_the_first_layer_exactly() -> None:
     np.testing.assert_allclose(converted_action(one, observation, std_scale=0), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+def test_a_policy_of_a_part_acts_on_the_whole(algorithm: Any) -> None:
+    theirs = model(algorithm, Toy())
+    whole = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32) * 1e3
+    places = {4: 2.0, 0: 0.5, 2: 1.0}
+    part = (whole[:, [4, 0, 2]] * [2.0, 0.5, 1.0]).astype(np.float32)
+    expected, _ = theirs.predict(part, deterministic=True)
+    one = sb3.widened(sb3.from_model(theirs), 5, places, (3, 1), (0.0, 0.5, 1.0, 0.0, -1.0), keys=("state",))
+    for std_scale in (0.0, 1.0):
+        action = converted_action(one, {"state": whole, "pixels": np.zeros(6)}, std_scale=std_scale)
+        assert action.shape == (6, 5)
+        np.testing.assert_allclose(action[:, [0, 2, 4]], np.tile([0.0, 1.0, -1.0], (6, 1)), atol=1e-7)
+    np.testing.assert_allclose(
+        converted_action(one, {"state": whole}, std_scale=0)[:, [3, 1]], expected, rtol=1e-4, atol=1e-4
+    )
+    assert np.array_equal(converted_action(one, {"state": whole}, std_scale=0)[:, 0], np.zeros(6))
+
+
+def test_a_policy_is_only_widened_by_places_that_fit() -> None:
+    one = sb3.from_model(model(SAC, Toy()))
+    with pytest.raises(BadInput, match="expected places for 3 inputs and 2 actions, got 2 and 2"):
+        sb3.widened(one, 5, {0: 1.0, 1: 1.0}, (0, 1), (0.0, 0.0, 0.0))
+    with pytest.raises(BadInput, match=r"inputs must lie in 0\.\.4 and actions in 0\.\.2"):
+        sb3.widened(one, 5, {0: 1.0, 1: 1.0, 5: 1.0}, (0, 1), (0.0, 0.0, 0.0))
+    discrete = sb3.from_model(model(PPO, Toy(gym.spaces.Discrete(4))))
+    with pytest.raises(BadInput, match="Gaussian head"):
+        sb3.widened(discrete, 5, {0: 1.0, 1: 1.0, 2: 1.0}, (0,), (0.0,))
+
+
 def test_what_is_not_covered_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact, match="SAC or PPO"):
         sb3.from_model(model(TD3, Toy()))
