@@ -328,8 +328,8 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
         """
         self._need_reset()
         model = self.world.model
-        names = [model.camera(number).name for number in range(model.ncam)]
-        if camera not in names:
+        if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA.value, camera) < 0:
+            names = [model.camera(number).name for number in range(model.ncam)]
             raise BadSetting(f"camera {camera!r} is unknown{nearest(camera, names)}")
         mujoco.mj_camlight(model, self.world.data)
         self.world.show_lamps()

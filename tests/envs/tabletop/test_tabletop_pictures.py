@@ -14,6 +14,7 @@ from envs.errors import BadSetting, NoRenderer
 from envs.tabletop import rendering
 from envs.tabletop.__main__ import main
 from envs.tabletop.env import TabletopEnv
+from envs.tabletop.experts import make_expert
 from envs.tabletop.tasks import TASKS
 
 
@@ -96,6 +97,29 @@ def test_the_policys_camera_sees_every_thing(name: str) -> None:
             hidden = env.picture("agentview", 64, 64).astype(int)
             env.world.model.geom_rgba[:] = colours
             assert (np.abs(full - hidden).max(axis=2) > 20).sum() >= 4, (thing, index)
+    env.close()
+
+
+@pytest.mark.parametrize("name", ["PutBowlOnPlate", "PutBlockPastPost", "PutBarInTray"])
+def test_leaving_out_what_a_camera_cannot_see_changes_no_pixel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = TabletopEnv(name, shift={"camera": 1.0, "distractors": 2.0})
+    expert, left_out = None, 0
+    for step in range(24):
+        if step % 8 == 0:
+            env.reset(seed=step)
+            expert = make_expert(env)
+        assert expert is not None
+        env.step(expert.act())
+        for camera in ("agentview", "frontview", "robot0/wrist"):
+            groups = env.world.model.geom_group.copy()
+            culled = env.picture(camera, 48, 64)
+            assert np.array_equal(env.world.model.geom_group, groups)
+            number = env.world.model.camera(camera).id
+            left_out += int(rendering.outside(env.world.model, env.world.data, number, 64 / 48).sum())
+            with monkeypatch.context() as patch:
+                patch.setattr(rendering, "outside", lambda model, *rest: np.zeros(model.ngeom, dtype=bool))
+                assert np.array_equal(env.picture(camera, 48, 64), culled), (camera, step)
+    assert left_out > 24 * 5
     env.close()
 
 
