@@ -1,4 +1,4 @@
-"""Speed of steering as ratios of CPU time to the unsteered model: `make bench`, or `python bench/run.py`.
+"""Speed of steering as ratios of CPU time to the unsteered model, and rates of the tabletop: `make bench`, or `python bench/run.py`.
 
 The other libraries live in an environment of their own (`bench/peers.py`), which this script makes and then runs itself
 in. Where that is not possible it measures this repository alone and says so. A bound that does not hold is printed, and
@@ -24,7 +24,8 @@ import argparse  # noqa: E402
 import json  # noqa: E402
 
 RESULTS = ROOT / "runs" / "bench" / "results.json"
-CASES = ("decode", "prefill", "call", "attach", "extraction")
+MODEL_CASES = ("decode", "prefill", "call", "attach", "extraction")
+CASES = (*MODEL_CASES, "tabletop")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -92,7 +93,8 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
             extractors += [one for one in peers.EXTRACTION if one.needs not in missing]
     torch.set_num_threads(1)
     size = models.Size()
-    rounds = dict.fromkeys(options.cases, options.rounds)
+    wanted = [name for name in options.cases if name in MODEL_CASES]
+    rounds = dict.fromkeys(wanted, options.rounds)
     if "decode" in rounds:
         rounds["decode"] = 3 * options.rounds  # its bound is 2 % wide, so the medians must be good to less
     if "extraction" in rounds:
@@ -111,7 +113,15 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
     for name, n in rounds.items():
         with progress.status(f"{name}: {n} rounds"):
             done.append(run[name](n))
+    rates = None
+    if "tabletop" in options.cases:
+        from bench import tabletop
+
+        with progress.status(f"tabletop: {options.rounds} rounds"):
+            rates = tabletop.measure(options.rounds)
     results = report.as_json(done, bench, rounds, libraries, missing)
+    if rates is not None:
+        results["tabletop"] = rates.as_json()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     if options.json:
@@ -121,9 +131,12 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
     console.print(", ".join(f"{name} {version}" for name, version in results["versions"].items()))
     machine = f"{results['platform']['cores']} cores ({results['platform']['machine']})"
     console.print(f"CPU time of one process, 1 thread, float32, {machine}\n")
-    report.print_equal_work(console, bench)
+    if done:
+        report.print_equal_work(console, bench)
     for case in done:
         report.print_case(console, case, rounds[case.name])
+    if rates is not None:
+        tabletop.show(console, rates, options.rounds)
     report.print_summary(console, done, missing)
     console.print(f"written to {options.out}")
     return 0

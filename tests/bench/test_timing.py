@@ -178,7 +178,7 @@ def test_a_run_prints_every_bound_and_writes_every_ratio(bench: cases.Bench) -> 
     ]
     results = report.as_json(done, bench, {case.name: 2 for case in done}, [], {"other libraries": "offline"})
     results = json.loads(json.dumps(results))
-    assert list(results["cases"]) == list(run.CASES)
+    assert list(results["cases"]) == list(run.MODEL_CASES)
     for case in results["cases"].values():
         for entry in case["contestants"].values():
             assert len(entry["ratio"]["rounds"]) == 2
