@@ -58,6 +58,7 @@ class SmolVLAConfig:
         return TinyVLAConfig(
             words=self.words, adverbs=self.adverbs, camera_size=self.camera_size, cameras=self.cameras,
             channels=self.channels, n_keypoints=self.n_keypoints,
+            active=self.active, action_dim=self.action_dim,
         )  # fmt: skip
 
     @property
