@@ -57,7 +57,7 @@ class FlowRecipe:
 
 RECIPES: Mapping[str, FlowRecipe] = {
     "flow-weak": FlowRecipe("PutBowlOnPlate", 50, 20, "a weak policy: 50 demonstrations, stopped too early"),
-    "flow-medium": FlowRecipe("PutBowlOnPlate", 50, 25, "a mediocre policy: 50 demonstrations, stopped early"),
+    "flow-medium": FlowRecipe("PutBowlOnPlate", 40, 30, "a mediocre policy: 40 demonstrations, stopped early"),
     "flow-strong": FlowRecipe("PutBowlOnPlate", 300, 40, "a good policy: 300 demonstrations"),
     "diffusion-medium": FlowRecipe(
         "PutBowlOnPlate", 50, 30, "as flow-medium, sampled with DDIM", {"path": "ddim", "num_denoise_steps": 8}

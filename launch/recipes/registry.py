@@ -33,7 +33,7 @@ _RL = ("launch.recipes.rl", "mlp")
 
 RECIPES: dict[str, Recipe] = {
     "flow-weak": Recipe(*_FLOW, "50 demonstrations of putting a bowl on a plate, stopped too early", 1),
-    "flow-medium": Recipe(*_FLOW, "50 demonstrations, stopped early", 1),
+    "flow-medium": Recipe(*_FLOW, "40 demonstrations, stopped early", 1),
     "flow-strong": Recipe(*_FLOW, "300 demonstrations", 3),
     "diffusion-medium": Recipe(*_FLOW, "as flow-medium, sampled with DDIM", 1),
     "flow-bimodal": Recipe(*_FLOW, "passes a post on either side", 5),
