@@ -60,7 +60,7 @@ RECIPES: Mapping[str, FlowRecipe] = {
     "flow-medium": FlowRecipe("PutBowlOnPlate", 40, 30, "a mediocre policy: 40 demonstrations, stopped early"),
     "flow-strong": FlowRecipe("PutBowlOnPlate", 300, 40, "a good policy: 300 demonstrations"),
     "diffusion-medium": FlowRecipe(
-        "PutBowlOnPlate", 50, 30, "as flow-medium, sampled with DDIM", {"path": "ddim", "num_denoise_steps": 8}
+        "PutBowlOnPlate", 50, 30, "a mediocre policy: 50 demonstrations, sampled with DDIM", {"path": "ddim", "num_denoise_steps": 8}
     ),
     "flow-bimodal": FlowRecipe(
         "PutBlockPastPost", 500, 40, "passes the post on either side, as its expert did",

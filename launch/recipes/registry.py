@@ -35,7 +35,7 @@ RECIPES: dict[str, Recipe] = {
     "flow-weak": Recipe(*_FLOW, "50 demonstrations of putting a bowl on a plate, stopped too early", 1),
     "flow-medium": Recipe(*_FLOW, "40 demonstrations, stopped early", 1),
     "flow-strong": Recipe(*_FLOW, "300 demonstrations", 3),
-    "diffusion-medium": Recipe(*_FLOW, "as flow-medium, sampled with DDIM", 1),
+    "diffusion-medium": Recipe(*_FLOW, "50 demonstrations, sampled with DDIM", 1),
     "flow-bimodal": Recipe(*_FLOW, "passes a post on either side", 5),
     "flow-unaware": Recipe(*_FLOW, "never saw the wall in its way", 3),
     "rl-sac-press": Recipe(*_RL, "SAC that presses a button", 2),
