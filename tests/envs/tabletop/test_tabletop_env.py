@@ -126,6 +126,20 @@ def test_dense_reward_lies_in_0_1_and_grows_along_the_expert() -> None:
         assert np.mean(rewards[:half]) < np.mean(rewards[half:])
 
 
+def test_staying_on_a_button_that_is_lit_does_not_pay_like_success() -> None:
+    env = TabletopEnv("PressButton", reward_type="dense")
+    env.reset(seed=0)
+    expert = make_expert(env)
+    while "button" not in env.world.lit:
+        _, reward, terminated, _, _ = env.step(expert.act())
+    if not terminated:
+        assert 0.9 < reward < 1
+    for _ in range(5):
+        _, reward, terminated, _, _ = env.step(np.array([0, 0, -1, 0, 0, 0, 1], dtype=np.float32))
+        assert not terminated
+        assert reward < 1
+
+
 @pytest.mark.parametrize(
     ("action", "message"),
     [
