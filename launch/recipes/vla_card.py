@@ -125,7 +125,8 @@ def render(
         steps, speed = np.mean([row["steps"] for row in rows]), np.mean([row["speed"] for row in rows])
         lines.append(f"| {task} | {shares} | {steps:.0f} | {speed:.3f} |")
     lines += [
-        "", "## Adverbs, over all tasks", "", "| said | success | speed, times that without | the same where both succeed | transit height minus that without [m] |",
+        "", "## Adverbs, over all tasks", "", "| said | success | speed, times that without "
+        "| the same where both succeed | transit height minus that without [m] |",
         "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for adverb, rows in said.items():
