@@ -83,7 +83,7 @@ def render(
     """
     seeds = evaluation.seeds
     plain, first = rows_of(table, "", "in range", seeds), rows_of(table, "", "in range", seeds[:1])
-    away = rows_of(table, "", "shifted", seeds)
+    away = rows_of(table, "", "shifted", evaluation.shifted_seeds)
     said = {adverb: rows_of(table, adverb, "in range", seeds[:1]) for adverb in ADVERBS if adverb}
     by_task = {task: [row for row in plain if row["task"] == task] for task in tasks}
     worst = min(by_task, key=lambda task: success(by_task[task]).value)
@@ -109,7 +109,8 @@ def render(
         f"# {name}", "", "| | |", "| --- | --- |", *(f"| {what} | {how} |" for what, how in facts.items()),
         f"| made by | `steer-agents recipe {name} --install` |", "", "## Bars", "",
         f"{evaluation.init_states} fixed initial states of each task with seeds {', '.join(map(str, seeds))}: the first takes the "
-        f"likeliest action, the others draw actions at temperature 1. "
+        "likeliest action, the others draw actions at temperature 1. "
+        f"Shifted: seeds {', '.join(map(str, evaluation.shifted_seeds))}. "
         f"Adverbs: seed {seeds[0]}, the first {evaluation.adverb_init_states} states of each task. Intervals are Wilson's, 95 %.", "",
         "| what | measured | bar | |", "| --- | --- | --- | --- |", *bars, "",
         "## Success by task, no adverb", "",

@@ -27,13 +27,14 @@ class EvaluationSettings:
         init_states: fixed initial states of each task.
         seeds: the first takes the likeliest action, the others draw actions at temperature 1.
         adverb_init_states: of each task with each adverb.
-        shift: a second condition, evaluated with all seeds.
+        shift: a second condition; shifted_seeds: with which of the seeds.
     """
 
     init_states: int = 50
     seeds: tuple[int, ...] = (0, 1)
     adverb_init_states: int = 10
     shift: tuple[tuple[str, float], ...] = (("object_position", 1.0),)
+    shifted_seeds: tuple[int, ...] = (0, 1)
 
 
 @dataclass
@@ -149,7 +150,7 @@ def assess(
     jobs += [
         (name, said, "in range", first, settings.adverb_init_states) for said in list(ADVERBS)[1:] for name in tasks
     ]
-    jobs += [(name, "", "shifted", seed, settings.init_states) for seed in settings.seeds for name in tasks]
+    jobs += [(name, "", "shifted", seed, settings.init_states) for seed in settings.shifted_seeds for name in tasks]
     for number, (name, adverb, condition, seed, count) in enumerate(jobs, start=1):
         key = "|".join(map(str, (name, adverb, condition, seed)))
         if key in table:
