@@ -55,12 +55,12 @@ def _tiny_vla() -> nn.Module:
 
 
 def _smol_vla() -> nn.Module:
-    """Two of the three blocks of a tiny Llama, with adapters that do something."""
+    """The first blocks of a tiny Llama that has one more, with adapters that do something."""
     config = SmolVLAConfig(
         words=("put", "the", "red", "block", "down", "slowly"),
         adverbs=("slowly",),
         n_words=VOCAB,
-        num_hidden_layers=2,
+        num_hidden_layers=DEPTH,
         hidden_size=WIDTH,
         num_attention_heads=4,
         rank=2,
@@ -72,7 +72,7 @@ def _smol_vla() -> nn.Module:
         chunk_size=2,
         n_action_steps=2,
     )
-    return SmolVLA(config, _causal(tf.LlamaConfig(**_SMALL, head_dim=8)))
+    return SmolVLA(config, _causal(tf.LlamaConfig(**{**_SMALL, "num_hidden_layers": DEPTH + 1}, head_dim=8)))
 
 
 def _smolvlm() -> nn.Module:

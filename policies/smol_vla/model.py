@@ -115,7 +115,8 @@ class SmolVLA(nn.Module):
         self.feel = nn.Sequential(nn.Linear(N_AGENT_POS + config.action_dim, hidden), nn.GELU(), nn.Linear(hidden, D))
         self.cameras = nn.Parameter(torch.randn(len(config.cameras), D) * spread)
         self.queries = nn.Parameter(torch.randn(config.n_action_tokens, D) * spread)
-        self.action_rows = nn.Parameter(torch.randn(N_BINS, D) * spread)
+        self.action_head = nn.utils.skip_init(nn.Linear, D, N_BINS, bias=False)
+        self.action_head.weight = nn.Parameter(torch.randn(N_BINS, D) * spread)
 
     def trained(self) -> dict[str, torch.Tensor]:
         """Everything that was trained, by name: what a weight file holds."""
@@ -224,12 +225,13 @@ class SmolVLA(nn.Module):
 
     def action_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Last hidden states -> (B, H x active, 256)."""
-        return functional.linear(hidden[:, -self.config.n_action_tokens :], self.action_rows)
+        out: torch.Tensor = self.action_head(hidden[:, -self.config.n_action_tokens :])
+        return out
 
     def settle(self) -> SmolVLA:
         """Put the trained action rows into the tail of `lm_head`, where value vectors are read; returns itself."""
         with torch.no_grad():
-            self.lm_head.weight[self.config.n_words :] = self.action_rows
+            self.lm_head.weight[self.config.n_words :] = self.action_head.weight
         return self
 
     def _places(self) -> torch.Tensor:

@@ -43,7 +43,7 @@ def acted(one: SmolVLAPolicy, *said: str, steps: int = 3) -> np.ndarray:
 
 def language() -> Any:
     torch.manual_seed(3)
-    config = tf.LlamaConfig(**tiny_models._SMALL, head_dim=8)
+    config = tf.LlamaConfig(**{**tiny_models._SMALL, "num_hidden_layers": 4}, head_dim=8)
     return tf.LlamaForCausalLM._from_config(config, attn_implementation="eager").eval()
 
 
@@ -53,7 +53,7 @@ def language() -> Any:
 def test_text_alone_is_processed_bit_by_bit_as_by_the_language_models_first_blocks() -> None:
     ids = torch.randint(1, tiny_models.VOCAB, (2, 9))
     plain = language()
-    plain.model.layers = plain.model.layers[:2]
+    plain.model.layers = plain.model.layers[:3]
     network = SmolVLA(tiny_models.tiny("smol-vla").config, language()).eval()
     with torch.no_grad():
         for name, value in network.named_parameters():
@@ -175,7 +175,7 @@ def test_training_learns_a_toy_and_leaves_the_language_model_alone(tmp_path: Pat
     with torch.no_grad():
         logits = again.continued(text, which, features, state)
     assert (logits.argmax(-1) == bins).float().mean() > 0.95  # half precision on disk
-    assert torch.equal(again.lm_head.weight[-256:], again.action_rows)
+    assert torch.equal(again.lm_head.weight[-256:], again.action_head.weight)
     tensors.pop("queries")
     with pytest.raises(BadArtifact, match="queries"):
         fill(again, tensors, "x")
