@@ -77,7 +77,7 @@ def test_the_state_of_another_task_is_refused() -> None:
 def test_success_needs_release() -> None:
     env = TabletopEnv("PutRedBlockOnPlate")
     env.reset(seed=0)
-    expert, touched_while_held = make_expert(env), False
+    expert, touched_while_held = make_expert(env, {"firmness": "firmly"}), False
     for _ in range(100):
         world = env.world
         touched_while_held |= world.touching("red_block", "plate") and world.holding("red_block")
