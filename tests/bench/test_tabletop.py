@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+import sys
 
 import pytest
 from rich.console import Console
 
 import policies.registry
 from bench import tabletop
+from bench.libero import Libero
 from envs.errors import NoRenderer
 from envs.tabletop import TASKS
 from envs.tabletop.env import TabletopEnv
@@ -41,7 +42,7 @@ def test_the_stopwatch_stands_still_for_untimed_work() -> None:
 
 def test_a_bound_is_a_ratio_to_libero_of_the_median_round() -> None:
     steps = {tabletop.STATE: [0.001, 0.0013, 0.1], tabletop.CAMERAS: [0.0055, 0.0056, 0.0054]}
-    rates = tabletop.Rates(steps, dict(tabletop.LIBERO_SECONDS), "constants")
+    rates = tabletop.Rates(steps, {name: [value] * 3 for name, value in tabletop.LIBERO_SECONDS.items()}, "constants")
     assert rates.times_faster(tabletop.STATE) == pytest.approx(10)
     shown = json.loads(json.dumps(rates.as_json()))["steps"]
     assert shown[tabletop.STATE]["bound"] == {"limit": 12.0, "holds": False}
@@ -85,33 +86,43 @@ def test_a_run_measures_steps_policies_and_memory_and_tells_what_does_not_run(
     assert rates.libero_source.startswith("constants")
 
 
+_FAKE_LIBERO = """
+from bench import libero
+
+class Env:
+    def __init__(self, cameras):
+        print("chatter, which is no answer")
+        self.cameras, self.steps = cameras, None
+    def reset(self): self.steps = 0
+    def step(self, action):
+        assert action.shape == (7,)
+        self.steps += 1
+        assert self.steps <= (8 if self.cameras else 300)
+        sum(range(200_000))
+def broken(cameras): raise FileNotFoundError("no assets")
+libero.make = {make}
+libero.serve()
+"""
+
+
 @pytest.mark.usefixtures("_can_draw")
 @pytest.mark.parametrize("works", [True, False])
 def test_libero_is_measured_beside_ours_where_it_runs(monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
-    class Libero:
-        resets = steps = 0
-
-        def reset(self) -> None:
-            type(self).resets += 1
-
-        def step(self, action: Any) -> None:
-            assert action.shape == (7,)
-            type(self).steps += 1
-
-        def close(self) -> None: ...
-
-    def make(setting: str) -> Any:
-        if not works:
-            raise FileNotFoundError("no assets")
-        return Libero()
-
+    code = _FAKE_LIBERO.format(make="Env" if works else "broken")
     monkeypatch.setattr(tabletop.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(tabletop, "_libero", make)
-    rates = tabletop.steps(1)
+    monkeypatch.setattr(tabletop, "Libero", lambda: Libero([sys.executable, "-c", code]))
+    rates = tabletop.steps(2)
+    assert all(len(values) == 2 and min(values) > 0 for values in rates.libero.values())
     if works:
         assert rates.libero_source == "measured in the same rounds"
-        assert (Libero.resets, Libero.steps) == (4, 32)  # two settings, a warm-up and a round
-        assert rates.libero != tabletop.LIBERO_SECONDS
+        assert rates.libero[tabletop.CAMERAS] != [tabletop.LIBERO_SECONDS[tabletop.CAMERAS]] * 2
+        pairs = zip(rates.libero[tabletop.STATE], rates.steps[tabletop.STATE], strict=True)
+        assert rates.times_faster(tabletop.STATE) == pytest.approx(sum(a / b for a, b in pairs) / 2)
     else:
         assert "does not run: FileNotFoundError: no assets" in rates.libero_source
-        assert rates.libero == tabletop.LIBERO_SECONDS
+        assert rates.libero == {name: [value] * 2 for name, value in tabletop.LIBERO_SECONDS.items()}
+
+
+def test_a_libero_whose_process_dies_is_told() -> None:
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        Libero([sys.executable, "-c", "raise SystemExit(3)"])
