@@ -5,13 +5,30 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policies.errors import BadArtifact
+from policies.errors import BadArtifact, UnknownName, nearest
 
 if TYPE_CHECKING:
     import torch
+
+
+def located(package: str, argument: str) -> Path:
+    """The weight file that an argument of `policies.load` means.
+
+    Args:
+        package: whose folder `weights` holds the embedded files, e.g. "policies.flow".
+        argument: stem of an embedded file, or the path of any file.
+    Raises:
+        UnknownName: neither.
+    """
+    known = {path.stem: path for path in Path(str(files(package))).glob("weights/*.safetensors")}
+    path = known.get(argument) or Path(argument)
+    if not path.is_file():
+        raise UnknownName(f"policy {argument!r} of {package} is neither embedded nor a file{nearest(argument, known)}")
+    return path
 
 
 def write(path: str | Path, kind: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:

@@ -25,3 +25,19 @@ settings.load_profile("project")
 def _seeded() -> None:
     """Every test draws the same weights and inputs, whatever ran before it in its worker."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def can_draw() -> None:
+    """Skips what needs pictures on a machine without OpenGL, and says so."""
+    from envs.errors import NoRenderer
+    from envs.tabletop.env import TabletopEnv
+
+    env = TabletopEnv("PressButton")
+    env.reset(seed=0)
+    try:
+        env.picture("agentview", 16, 16)
+    except NoRenderer as error:
+        pytest.skip(str(error))
+    finally:
+        env.close()

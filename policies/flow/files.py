@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from policies import weights
-from policies.errors import UnknownName, nearest
 from policies.flow.adapter import FlowPolicy
 from policies.flow.config import FlowConfig
 from policies.flow.model import ChunkDenoiser
 
 KIND = "chunk-denoiser"
-
-
-def embedded() -> dict[str, Path]:
-    """Name -> weight file of the policies that come with the package."""
-    folder = Path(str(files("policies.flow"))) / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def save(network: ChunkDenoiser, path: str | Path) -> None:
@@ -39,8 +31,5 @@ def read(path: str | Path) -> ChunkDenoiser:
 
 def load(argument: str) -> FlowPolicy:
     """Load an embedded policy by name, or a file written by `save`."""
-    known = embedded()
-    path = known.get(argument) or Path(argument)
-    if not path.is_file():
-        raise UnknownName(f"flow policy {argument!r} is neither embedded nor a file{nearest(argument, known)}")
+    path = weights.located("policies.flow", argument)
     return FlowPolicy(read(path), name=path.stem)

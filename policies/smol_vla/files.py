@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from policies import weights
-from policies.errors import BadArtifact, UnknownName, nearest
+from policies.errors import BadArtifact
 from policies.smol_vla.adapter import SmolVLAPolicy
 from policies.smol_vla.config import SmolVLAConfig
 from policies.smol_vla.model import SmolVLA
 
 KIND = "smol-vla-135m"
-
-
-def embedded() -> dict[str, Path]:
-    """Name -> weight file of the policies that come with the package."""
-    folder = Path(str(files("policies.smol_vla"))) / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def save(network: SmolVLA, path: str | Path) -> None:
@@ -48,10 +41,7 @@ def load(argument: str = KIND, **options: Any) -> SmolVLAPolicy:
     Raises:
         MissingExtra: the package with the language model is not installed.
     """
-    known = embedded()
-    path = known.get(argument or KIND) or Path(argument)
-    if not path.is_file():
-        raise UnknownName(f"smol-vla policy {argument!r} is neither embedded nor a file{nearest(argument, known)}")
+    path = weights.located("policies.smol_vla", argument or KIND)
     config, tensors = weights.read(path, KIND)
     network, tokenize = fresh(SmolVLAConfig(**config))
     fill(network, tensors, path)

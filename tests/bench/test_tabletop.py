@@ -12,21 +12,7 @@ from rich.console import Console
 import policies.registry
 from bench import tabletop
 from bench.libero import Libero
-from envs.errors import NoRenderer
 from envs.tabletop import TASKS
-from envs.tabletop.env import TabletopEnv
-
-
-@pytest.fixture
-def _can_draw() -> None:
-    env = TabletopEnv("PressButton")
-    env.reset(seed=0)
-    try:
-        env.picture("agentview", 16, 16)
-    except NoRenderer as error:
-        pytest.skip(str(error))
-    finally:
-        env.close()
 
 
 def test_the_stopwatch_stands_still_for_untimed_work() -> None:
@@ -66,7 +52,7 @@ def test_a_policy_that_is_embedded_later_appears_by_itself(monkeypatch: pytest.M
     assert tabletop.settings_of("sees") == {"obs_type": "pixels_agent_pos", "camera_size": 64}
 
 
-@pytest.mark.usefixtures("_can_draw")
+@pytest.mark.usefixtures("can_draw")
 def test_a_run_measures_steps_policies_and_memory_and_tells_what_does_not_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -105,7 +91,7 @@ libero.serve()
 """
 
 
-@pytest.mark.usefixtures("_can_draw")
+@pytest.mark.usefixtures("can_draw")
 @pytest.mark.parametrize("works", [True, False])
 def test_libero_is_measured_beside_ours_where_it_runs(monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
     code = _FAKE_LIBERO.format(make="Env" if works else "broken")

@@ -17,17 +17,7 @@ from envs.tabletop.env import TabletopEnv
 from envs.tabletop.experts import make_expert
 from envs.tabletop.tasks import TASKS
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _can_draw() -> None:
-    env = TabletopEnv("PressButton")
-    env.reset(seed=0)
-    try:
-        env.picture("agentview", 16, 16)
-    except NoRenderer as error:
-        pytest.skip(str(error))
-    finally:
-        env.close()
+pytestmark = pytest.mark.usefixtures("can_draw")
 
 
 @pytest.mark.parametrize(("obs_type", "keys"), [("pixels", {"pixels"}), ("pixels_agent_pos", {"pixels", "agent_pos"})])
