@@ -86,6 +86,14 @@ class Frames:
         with np.load(path, allow_pickle=False) as file:
             return cls(**{name: file[name] for name in file.files})
 
+    @classmethod
+    def joined(cls, parts: Sequence[Frames]) -> Frames:
+        """Frames of several recordings of the same task, one after the other; episodes are counted on."""
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
+        before = np.cumsum([0, *(part.episode.max() + 1 for part in parts)])
+        columns["episode"] = np.concatenate([part.episode + n for part, n in zip(parts, before, strict=False)])
+        return cls(**columns)
+
 
 def _points(env: TabletopEnv, stages: Sequence[Stage]) -> np.ndarray:
     world, rows = env.world, []

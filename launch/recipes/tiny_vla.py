@@ -32,12 +32,14 @@ class Settings:
     Args:
         data, evaluation: what is recorded and measured.
         grounding, cloning: stages of training.
+        shares: of each adverb in a batch of cloning, in the order of `ADVERBS`.
         seed: of training.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
     grounding: Stage = field(default_factory=lambda: Stage(steps=2500, batch_size=64, learning_rate=2e-3))
-    cloning: Stage = field(default_factory=lambda: Stage(steps=2500, batch_size=128, learning_rate=1.5e-3))
+    cloning: Stage = field(default_factory=lambda: Stage(steps=3000, batch_size=128, learning_rate=1.5e-3))
+    shares: tuple[float, ...] = (0.36, 0.09, 0.19, 0.09, 0.09, 0.09, 0.09)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     seed: int = 0
 
@@ -84,7 +86,7 @@ def train(s: Settings, frames: Path, folder: Path, say: Say) -> TinyVLA:
     say.stage("grounding: the eyes learn where the named things are")
     ground(network, s.grounding, demos + pools(s.data, frames, "scene"), folder / "grounding.safetensors", s.seed, say)
     say.stage("cloning: the decoder imitates the experts")
-    clone(network, s.cloning, demos, folder / "cloning.safetensors", s.seed, say)
+    clone(network, s, pools(s.data, frames, "demo", "extra"), folder / "cloning.safetensors", say)
     return network.eval()
 
 
@@ -152,15 +154,15 @@ def blurred_view(view: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return view + torch.from_numpy(noise.astype(np.float32))
 
 
-def clone(network: TinyVLA, stage: Stage, data: list[Pool], path: Path, seed: int, say: Say) -> None:
+def clone(network: TinyVLA, s: Settings, data: list[Pool], path: Path, say: Say) -> None:
     """Stage 2: the decoder imitates the experts; every task is drawn equally often."""
-    start = resume(network, path)
+    stage, start = s.cloning, resume(network, path)
     if start >= stage.steps:
         return
     features = seen(network, data)
     say.note("the eyes have seen all frames")
-    rng = np.random.default_rng([seed, 11, start])
-    cells = Cells(data)
+    rng = np.random.default_rng([s.seed, 11, start])
+    cells = Cells(data, s.shares)
     c = network.config
     own = [c.word_ids(pool.instructions[pool.own]) for pool in data]
     how = [c.word_ids(adverb) if adverb else [] for adverb in ADVERBS]
@@ -184,11 +186,12 @@ def clone(network: TinyVLA, stage: Stage, data: list[Pool], path: Path, seed: in
 def facts(s: Settings, network: TinyVLA) -> dict[str, str]:
     """What the card says about model and training."""
     c, d = network.config, s.data
+    kept = sum(d.per_adverb) + sum(d.extra)
     return {
         "parameters": f"{sum(parameter.numel() for parameter in network.parameters()):,}",
         "decoder": f"{c.num_hidden_layers} blocks, width {c.hidden_size}, {c.num_attention_heads} heads, {c.intermediate_size} neurons",
         "vocabulary": f"{len(c.words)} words and 256 action bins: {', '.join(c.words)}",
-        "data": f"{len(d.tasks) * sum(d.per_adverb)} demonstrations ({sum(d.per_adverb)} a task), "
+        "data": f"{len(d.tasks) * kept} demonstrations ({kept} a task, {sum(d.extra)} of them for the decoder alone), "
         f"{d.scenes * len(d.tasks)} random scenes, seed {d.seed}",
         "grounding": f"{s.grounding.steps} steps of {s.grounding.batch_size}, seed {s.seed}",
         "cloning": f"{s.cloning.steps} steps of {s.cloning.batch_size}",

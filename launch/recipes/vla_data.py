@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,15 @@ class DataSettings:
 
     Args:
         tasks: names; per_adverb: demonstrations of each adverb, in the order of `ADVERBS`.
+        extra: as `per_adverb`, further demonstrations that only cloning reads. "quickly" needs them: a fast arm overshoots, and what to
+            do then is seen too seldom otherwise.
         scenes: random scenes per task.
         seed: of layouts and noise.
     """
 
     tasks: tuple[str, ...] = TASK_NAMES
     per_adverb: tuple[int, ...] = (40, 10, 14, 12, 12, 6, 6)
+    extra: tuple[int, ...] = (0, 0, 40, 0, 0, 0, 0)
     scenes: int = 1000
     seed: int = 0
 
@@ -61,7 +64,10 @@ def vocabulary(tasks: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def collect(settings: DataSettings, folder: Path, say: Say) -> None:
-    """Write scene-<task>.npz of every group of tasks with the same things, and demo-<task>.npz of every task; skip what is there."""
+    """Write scene-<task>.npz of every group of tasks with the same things, demo-<task>.npz and extra-<task>.npz of every task.
+
+    What is there already is skipped.
+    """
     groups = siblings(settings.tasks)
     folder.mkdir(parents=True, exist_ok=True)
     for index, group in enumerate(dict.fromkeys(groups.values())):
@@ -70,15 +76,20 @@ def collect(settings: DataSettings, folder: Path, say: Say) -> None:
             random_scenes(group, settings.scenes * len(group), 1000 * (settings.seed + 2) + index).save(path)
             say.note(f"{settings.scenes * len(group)} scenes of {', '.join(group)}")
     styles = list(ADVERBS.values())
-    for index, name in enumerate(settings.tasks):
-        path = folder / f"demo-{name}.npz"
-        if not path.exists():
-            seed = 1000 * (settings.seed + 1) + index
-            frames, tried = demonstrate(name, styles, settings.per_adverb, groups[name], CHUNK, seed)
+    parts = [
+        (kind, counts) for kind, counts in (("demo", settings.per_adverb), ("extra", settings.extra)) if any(counts)
+    ]
+    for number, (kind, counts) in enumerate(parts):
+        for index, name in enumerate(settings.tasks):
+            path = folder / f"{kind}-{name}.npz"
+            if path.exists():
+                continue
+            seed = 1000 * (settings.seed + 1) + 100 * number + index
+            frames, tried = demonstrate(name, styles, counts, groups[name], CHUNK, seed)
             frames.save(path)
-            kept = sum(settings.per_adverb)
             say.note(
-                f"{index + 1} of {len(settings.tasks)}, {name}: {len(frames.chunk)} frames, {kept} of {tried} episodes kept"
+                f"{kind} {index + 1} of {len(settings.tasks)}, {name}: {len(frames.chunk)} frames, "
+                f"{sum(counts)} of {tried} episodes kept"
             )
 
 
@@ -100,13 +111,14 @@ class Pool:
     instructions: list[str]
 
 
-def pools(settings: DataSettings, folder: Path, kind: str) -> list[Pool]:
-    """Read the files of a kind, "demo" or "scene"."""
+def pools(settings: DataSettings, folder: Path, *kinds: str) -> list[Pool]:
+    """Read the files of these kinds, ("scene",) or some of "demo" and "extra", which are joined task by task."""
     groups = siblings(settings.tasks)
-    names = list(settings.tasks) if kind == "demo" else [group[0] for group in dict.fromkeys(groups.values())]
+    names = [group[0] for group in dict.fromkeys(groups.values())] if kinds == ("scene",) else list(settings.tasks)
     found = []
     for name in names:
-        frames = Frames.load(folder / f"{kind}-{name}.npz")
+        files = [folder / f"{kind}-{name}.npz" for kind in kinds]
+        frames = Frames.joined([Frames.load(path) for path in files if path.exists()])
         found.append(
             Pool(
                 name,
@@ -128,14 +140,13 @@ class Cells:
 
     Args:
         data: of the demonstrations.
-        plain: share of frames without an adverb; the adverbs share the rest evenly.
+        shares: of each adverb in a batch, in the order of `ADVERBS`.
     """
 
-    def __init__(self, data: list[Pool], plain: float = 0.4) -> None:
+    def __init__(self, data: list[Pool], shares: Sequence[float] = (0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)) -> None:
         found = [(p, a, np.flatnonzero(pool.style == a)) for p, pool in enumerate(data) for a in range(len(ADVERBS))]
         self._cells = [cell for cell in found if len(cell[2])]
-        other = (1 - plain) / (len(ADVERBS) - 1)
-        share = np.array([plain if a == 0 else other for _, a, _ in self._cells])
+        share = np.array([shares[a] for _, a, _ in self._cells])
         self._share = share / share.sum()
 
     def draw(self, batch_size: int, rng: np.random.Generator) -> list[tuple[int, int, np.ndarray]]:

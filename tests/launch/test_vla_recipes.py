@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+import torch
 
 import policies
 from envs.tabletop.env import TabletopEnv
@@ -22,7 +23,7 @@ from launch.recipes.vla_data import ADVERBS, TASK_NAMES, Cells, DataSettings, co
 from launch.recipes.vla_evaluation import EvaluationSettings, assess, evaluate
 from policies.tiny_vla.training import Stage
 
-DATA = DataSettings(tasks=("PressButton",), per_adverb=(1, 1, 0, 0, 0, 0, 0), scenes=3)
+DATA = DataSettings(tasks=("PressButton",), per_adverb=(1, 1, 0, 0, 0, 0, 0), extra=(0, 0, 1, 0, 0, 0, 0), scenes=3)
 SMALL = EvaluationSettings(init_states=2, adverb_init_states=1)
 
 
@@ -47,6 +48,20 @@ def test_frames_hold_what_was_seen_done_and_meant(recorded: Path) -> None:
     picked = Cells([pool]).draw(50, np.random.default_rng(0))
     assert {a for _, a, _ in picked} == {0, 1}
     assert sum(len(rows) for *_, rows in picked) == 50
+
+
+def test_extra_demonstrations_are_for_cloning_alone(recorded: Path) -> None:
+    (demos,), (both,) = pools(DATA, recorded, "demo"), pools(DATA, recorded, "demo", "extra")
+    extra = Frames.load(recorded / "extra-PressButton.npz")
+    assert set(demos.style.tolist()) == {0, 1}
+    assert set(extra.style.tolist()) == {2}
+    assert len(both.state) == len(demos.state) + len(extra.chunk)
+    assert torch.equal(both.pictures[: len(demos.state)], demos.pictures)
+    joined = Frames.joined([extra, extra])
+    assert joined.episode.max() == 2 * extra.episode.max() + 1
+    draws = Cells([both], shares=(1, 0, 3, 0, 0, 0, 0)).draw(4000, np.random.default_rng(0))
+    assert {a: len(rows) for _, a, rows in draws}[2] == pytest.approx(3000, abs=150)
+    assert 1 not in {a for _, a, _ in draws}
 
 
 def test_a_spot_is_where_the_thing_is_in_the_picture() -> None:
