@@ -99,9 +99,9 @@ def examine(
     Args:
         target: a policy with a network, a torch module, or a `Steerable`.
         inputs: what to run it on: a batch (mapping of the module's arguments, or a tensor), a list whose first batch is
-            taken, or raw inputs that `policy.encode` understands. None makes some up: prompts through the policy's
-            `encode`, random tokens for a bare language model, random numbers for anything else. Side stacks (vision)
-            are only examined if the inputs make them run.
+            taken, or raw inputs that `policy.encode` understands. None makes some up: the module's own `example_inputs` if
+            it has them, else prompts through the policy's `encode`, random tokens for a bare language model, random
+            numbers for anything else. Side stacks (vision) are only examined if the inputs make them run.
         site_map: as for `steer`.
         n_calls: calls of the memory check; 0 leaves it out.
         progress: called with the name of each check before it starts.
@@ -333,13 +333,13 @@ def _batch(place: Steerable, inputs: Any) -> Batch:
 
 
 def _made_up(place: Steerable) -> Batch:
-    config = getattr(place.module, "config", None)
-    sizes = [getattr(part, "vocab_size", None) for part in (config, getattr(config, "text_config", None))]
-    vocabulary = next((size for size in sizes if isinstance(size, int)), None)
     generator = torch.Generator().manual_seed(0)
     example: Callable[..., Batch] | None = getattr(place.module, "example_inputs", None)
     if example is not None:
         return example(3, generator)
+    config = getattr(place.module, "config", None)
+    sizes = [getattr(part, "vocab_size", None) for part in (config, getattr(config, "text_config", None))]
+    vocabulary = next((size for size in sizes if isinstance(size, int)), None)
     if vocabulary is not None:
         if place.policy is not None:
             return next(iter(place.policy.encode(PROMPTS)))

@@ -252,13 +252,14 @@ def resolve(target: Steerable, site: Site) -> list[Location]:
     layers = layer_indices(site.layer, len(blocks))
     if not layers:
         raise UnknownSite(f"layer {site.layer!r} selects none of the {len(blocks)} layers of stack {name!r}.")
+    names = [name for name, _ in submodule(target.module, stack.blocks).named_children()]
     locations = []
     for i in layers:
         path, group = blocks[i]
         module, inner = group[0], place.path
         if stack.stride > 1:
             module, inner = group[int(place.path)], ""
-            path = f"{stack.blocks}.{i * stack.stride + int(place.path)}"
+            path = f"{stack.blocks}.{names[i * stack.stride + int(place.path)]}"
         locations.append(
             Location(
                 key=f"{name}.{i}.{site.kind}",
