@@ -78,5 +78,9 @@ class RunMismatch(SteerError, ValueError):
     """A run folder holds another run (other policy, seed, steering) than the one asked to resume."""
 
 
+class TooLarge(SteerError, MemoryError):
+    """A model does not fit into the memory of the device it was asked for; the message has the numbers."""
+
+
 class EngineMismatch(SteerError, AssertionError):
     """A self-check of the engine failed (doctor, bake report): the numbers it would give are not to be trusted."""

@@ -1,7 +1,8 @@
 """Policies by name: `load("llm:smollm2-135m")`.
 
-A name is `family` or `family:argument`. The table holds "module:function" strings that are imported only when asked
-for; other packages add theirs through the entry-point group `steer_agents.policies`.
+A name is `family` or `family:argument`; a hub name whose owner is a family, "openvla/openvla-7b", is that family's. The
+table holds "module:function" strings that are imported only when asked for; other packages add theirs through the
+entry-point group `steer_agents.policies`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ FAMILIES: dict[str, str] = {
     "tiny-vla": "policies.tiny_vla:load",
     "smol-vla": "policies.smol_vla:load",
     "bandit": "policies.bandit_agents:load",
+    "openvla": "policies.openvla:load",
 }
 
 EMBEDDED: dict[str, str] = {
@@ -49,14 +51,18 @@ def load(name: str, **options: Any) -> Policy:
     """Build the policy called `name`, e.g. "flow-medium", "llm:Qwen/Qwen2.5-1.5B-Instruct", "bandit:ucb1".
 
     Args:
-        name: `family:argument`, or the short name of an embedded policy.
+        name: `family:argument`, the short name of an embedded policy, or "owner/name" on the hub if a family has the
+            owner's name.
         options: passed to the family's own loader.
     Raises:
         UnknownName: no such family; the message lists those that exist.
         ImportError: the family's plug-in does not import (never hidden).
     """
-    family, _, argument = EMBEDDED.get(name, name).partition(":")
+    family, colon, argument = EMBEDDED.get(name, name).partition(":")
     table = families()
+    owner, slash, _ = family.partition("/")
+    if slash and not colon and owner in table:
+        family, argument = owner, family
     if family not in table:
         known = [*EMBEDDED, *table]
         raise UnknownName(f"policy {name!r} is unknown{nearest(family if ':' in name else name, known)}")
