@@ -41,6 +41,8 @@ def batch_for(target: Any) -> Any:
         return tiny_models.inputs("tiny-vla")
     if isinstance(module, tiny_models.SmolVLA):
         return tiny_models.inputs("smol-vla")
+    if isinstance(module, tiny_models.OpenVLAModel):
+        return tiny_models.inputs("openvla")
     return tiny_models.image_inputs(3) if hasattr(module.config, "vision_config") else tiny_models.inputs("llama")
 
 

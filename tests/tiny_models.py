@@ -11,6 +11,9 @@ from torch import nn
 
 from policies.flow import ChunkDenoiser, FlowConfig
 from policies.mlp import MLP, MLPConfig
+from policies.openvla.config import OpenVLAConfig
+from policies.openvla.model import OpenVLAModel
+from policies.openvla.towers import TowerConfig
 from policies.smol_vla import SmolVLA, SmolVLAConfig
 from policies.tiny_vla import TinyVLA, TinyVLAConfig
 
@@ -91,6 +94,20 @@ def _smolvlm() -> nn.Module:
     return tf.SmolVLMForConditionalGeneration(config)
 
 
+def _openvla() -> nn.Module:
+    """Four patches per picture, eight action tokens; the towers have three used blocks each."""
+    sizes = {"width": 16, "depth": DEPTH + 1, "mlp_width": 24, "num_heads": 2, "patch_size": 8, "image_size": 16}
+    config = OpenVLAConfig(
+        tf.LlamaConfig(**_SMALL, head_dim=8), image_size=16, n_action_bins=8, pad_to_multiple_of=4, vision_heads=2
+    )
+    dino = TowerConfig(**sizes, class_token=True, n_registers=2, layer_scale=True)
+    model = OpenVLAModel(config, dino, TowerConfig(**sizes, attention_pool=True))
+    for block in model.vision_backbone.featurizer.blocks:
+        for scale in (block.ls1, block.ls2):
+            nn.init.uniform_(scale.gamma, 0.5, 1.5)
+    return model
+
+
 TINY: dict[str, Callable[[], nn.Module]] = {
     "llama": lambda: _causal(tf.LlamaConfig(**_SMALL, head_dim=8)),
     "mistral": lambda: _causal(tf.MistralConfig(**_SMALL, head_dim=8)),
@@ -104,6 +121,7 @@ TINY: dict[str, Callable[[], nn.Module]] = {
         )
     ),
     "smolvlm": _smolvlm,
+    "openvla": _openvla,
     "mlp": lambda: MLP(MLPConfig(n_inputs=6, n_outputs=4, hidden=(WIDTH, WIDTH, WIDTH))),
     "chunk-denoiser": lambda: ChunkDenoiser(FlowConfig(6, action_dim=2, chunk_size=3, n_action_steps=2, width=WIDTH)),
     "tiny-vla": _tiny_vla,
@@ -113,6 +131,7 @@ TOKENLESS = ["mlp", "chunk-denoiser"]
 ONE_PASS = ["tiny-vla", "smol-vla"]
 """Token models that decode everything in one pass, from more than token ids."""
 LANGUAGE = [name for name in TINY if name not in (*TOKENLESS, *ONE_PASS)]
+GENERATING = [name for name in LANGUAGE if name != "openvla"]  # it has no `generate`: its policy has the loop
 
 
 def tiny(name: str) -> nn.Module:
@@ -133,7 +152,11 @@ def inputs(name: str, batch: int = 3, length: int = 6, seed: int = 1) -> Any:
         return torch.randn(batch, 6, generator=generator)
     if name in ("chunk-denoiser", *ONE_PASS):
         return TINY[name]().example_inputs(batch, generator)
-    return {"input_ids": torch.randint(3, VOCAB - 2, (batch, length), generator=generator)}
+    ids = torch.randint(3, VOCAB - 2, (batch, length), generator=generator)
+    if name != "openvla":
+        return {"input_ids": ids}
+    ids[:, 1:5] = VOCAB
+    return {"input_ids": ids, "pixel_values": torch.randn(batch, 6, 16, 16, generator=generator)}
 
 
 def outputs(model: nn.Module, batch: Any, **kwargs: Any) -> torch.Tensor:

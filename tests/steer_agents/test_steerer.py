@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from steering_parts import BLOCKS, PARTS, absolute, direction_at, n_hooks, pairs, part
-from tiny_models import LANGUAGE, TINY, WIDTH, image_inputs, inputs, outputs, tiny
+from tiny_models import GENERATING, LANGUAGE, TINY, WIDTH, image_inputs, inputs, outputs, tiny
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
@@ -444,7 +444,7 @@ def test_steering_a_model_that_was_compiled_and_run_before_raises_instead_of_doi
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", GENERATING)
 def test_generate_works_steered_and_leaves_batch_mates_alone(name: str) -> None:
     model, batch = model_of(name), inputs(name, batch=2)
     settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "output_logits": True}
