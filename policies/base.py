@@ -11,7 +11,8 @@ Axes: B rows of the batch (one row = one running episode), N tokens, D hidden si
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -64,17 +65,28 @@ class Stack:
         places: site kind -> `Place`.
         stride: consecutive children of the container that make up one block (2 for Linear, activation, Linear, ...).
         tokens: False where activations are (B, D) without a token axis.
-        heads: dotted config attribute that holds the number of attention heads; None where there are none.
+        axes: order of the axes of activations: "BND" (rows, tokens, features), "NBD" or "BDN".
+        heads: dotted attribute of the config, or else of the model, that holds the number of attention heads; None
+            where there are none.
         final_norm, unembedding: module paths that turn a block output into logits; None where there are none.
+        token_classes: classes of tokens that the policy declares in `Context.token_classes` while this stack runs.
+        repeated: True where the blocks run several times in one call of the model: per camera, generated token or
+            denoise step.
+        dead: layer (negative from the end) -> why nothing that this stack writes there reaches the action. Such a layer
+            is refused, and "all" leaves it out.
     """
 
     blocks: str
     places: Mapping[str, Place]
     stride: int = 1
     tokens: bool = True
+    axes: str = "BND"
     heads: str | None = None
     final_norm: str | None = None
     unembedding: str | None = None
+    token_classes: tuple[str, ...] = ()
+    repeated: bool = False
+    dead: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,8 +120,9 @@ class Context:
         env_step: (B,) int64, environment steps since each row's reset.
         observation: the batch that was passed to `Policy.act`, unchanged.
         act_calls: number of `act` calls since the policy was made; a cache key for gates that look at the observation.
-        phase: "prefill" while a prompt is encoded, "decode" while tokens are generated, None to infer it.
-        token_classes: class name ("image", "state", ...) -> (B, N) bool, for the tokens of this call.
+        phase: "prefill" while a prompt is encoded, "decode" while tokens or actions are generated, None to infer it.
+        token_classes: class name ("image", "state", ...) -> (B, N) bool, for the tokens of this pass.
+        denoise_step: which denoise step of the chunk runs, from 0; None outside of the denoising loop.
         repeats: rows of the forward pass per row of the batch: M while M completions of each row are sampled (rows
             interleaved: the M copies of row 0 first), else 1. Per-row strengths and gates are repeated accordingly.
     """
@@ -120,6 +133,17 @@ class Context:
     phase: str | None = None
     token_classes: dict[str, torch.Tensor] = field(default_factory=dict)
     repeats: int = 1
+    denoise_step: int | None = None
+
+    @contextmanager
+    def during(self, **facts: Any) -> Iterator[None]:
+        """Hold these facts until the block is left; then what held before holds again."""
+        before = {name: getattr(self, name) for name in facts}
+        vars(self).update(facts)
+        try:
+            yield
+        finally:
+            vars(self).update(before)
 
 
 @dataclass(frozen=True)

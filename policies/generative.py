@@ -3,7 +3,7 @@
     chunk = sample(observation, noise, hook, generator)
 
 is deterministic given `noise`; `hook` sees and may bend the path between two denoise steps. Here are the noise that a
-sample starts from (entrance "noise"), the path (entrance "path") and the queue of actions that a chunk becomes.
+sample starts from (entrance "noise") and the path (entrance "path"); how chunks are executed is in `policies/chunks.py`.
 
 Axes: B rows, H chunk_size, A action size. Noise level: 1 is pure noise, 0 is the action (as in pi0, arXiv 2410.24164).
 """
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policies.base import Decision, Observation, Policy
+from policies.base import Observation
+from policies.chunks import ChunkPolicy
 from policies.errors import BadInput, NonFinite
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class DenoiseState:
     Args:
         denoise_step: 0 to num_denoise_steps - 1.
         noise_level: the level that x now has; 0 after the last step.
-        x: (B, H, A) the sample, normalised.
-        clean: (B, H, A) the network's estimate of the noise-free chunk, made at the start of this step, normalised.
+        x: (B, H, A) the sample, normalised; (B, *noise_shape) where the noise has another shape than the chunk.
+        clean: like x, the network's estimate of the noise-free chunk, made at the start of this step, normalised.
         estimate: (x, noise_level) -> clean estimate, differentiable in x: what guidance takes gradients of.
         to_action: normalised chunk -> chunk in the environment's units, differentiable.
         observation: the batch that the sample is made for.
@@ -51,20 +52,13 @@ PathHook = Callable[[DenoiseState], "torch.Tensor | None"]
 """Returns the (B, H, A) sample to go on with, or None to leave it."""
 
 
-class GenerativePolicy(Policy):
-    """A policy that predicts chunks of actions by denoising, and executes the first `n_action_steps` of each.
+class GenerativePolicy(ChunkPolicy):
+    """A policy that predicts chunks of actions by denoising. Subclasses write `sample`."""
 
-    Subclasses write `sample`. All rows replan together: episodes of a batch start together.
-
-    Args:
-        chunk_size: H, actions predicted at once.
-        n_action_steps: how many of them are executed before the next chunk.
-        action_dim: A.
-    """
-
-    chunk_size: int
-    n_action_steps: int
-    action_dim: int
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Shape of one row's noise: (H, A), unless the network denoises more than what is executed."""
+        return self.chunk_size, self.action_dim
 
     @abstractmethod
     def sample(
@@ -78,7 +72,7 @@ class GenerativePolicy(Policy):
 
         Args:
             observation: named arrays with leading axis B.
-            noise: (B, H, A) standard normal, where the sample starts; None draws it from `generator`.
+            noise: (B, *noise_shape) standard normal, where the sample starts; None draws it from `generator`.
             hook: called after every denoise step.
             generator: of the noise; None uses torch's global one.
         Returns:
@@ -86,24 +80,18 @@ class GenerativePolicy(Policy):
         """
 
     def draw_noise(self) -> torch.Tensor:
-        """The (B, H, A) noise of the next chunk, each row from its own seed: equal seeds share it over conditions."""
+        """The (B, *noise_shape) noise of the next chunk, each row from its own seed: equal seeds share it."""
         import torch
 
-        shape = (self.chunk_size, self.action_dim)
+        shape = self.noise_shape
         return torch.from_numpy(np.stack([rng.standard_normal(shape) for rng in self._rngs]).astype(np.float32))
 
     def _reset(self, seeds: list[int], infos: Sequence[Mapping[str, Any]]) -> None:
+        super()._reset(seeds, infos)
         self._rngs = [np.random.default_rng([seed, 2]) for seed in seeds]
-        self._chunk = np.zeros((len(seeds), 0, self.action_dim), dtype=np.float32)
-        self._next = 0
 
-    def _act(self, observation: Observation, active: np.ndarray) -> Decision:
-        if self._next == min(self.n_action_steps, self._chunk.shape[1]):
-            self._chunk = self.sample(observation, self.draw_noise()).numpy()
-            self._next = 0
-        action = self._chunk[:, self._next]
-        self._next += 1
-        return Decision(action)
+    def _plan(self, observation: Observation) -> torch.Tensor:
+        return self.sample(observation, self.draw_noise())
 
 
 def checked_noise(noise: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

@@ -89,11 +89,13 @@ class FlowPolicy(GenerativePolicy):
             return path.clean(x, predict(x, level), level)
 
         for i, (level, following) in enumerate(pairwise(levels)):
-            with torch.no_grad():
-                v = predict(x, level)
-                clean = path.clean(x, v, level)
-                x = path.step(x, v, level, following)
-            if hook is not None:
+            with self.context.during(denoise_step=i):
+                with torch.no_grad():
+                    v = predict(x, level)
+                    clean = path.clean(x, v, level)
+                    x = path.step(x, v, level, following)
+                if hook is None:
+                    continue
                 bent = hook(DenoiseState(i, following, x, clean, estimate, self.network.to_action, observation))
                 x = x if bent is None else checked_noise(bent.detach(), shape)
         with torch.no_grad():

@@ -11,6 +11,7 @@ from policies.errors import BadInput, UnknownName, nearest
 from policies.llm_agent.agent import LLMAgent
 from policies.llm_agent.config import LLMAgentConfig
 from policies.llm_agent.smollm2 import load_smollm2
+from policies.placement import device_named, dtype_named
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 SHIPPED: dict[str, Callable[[torch.dtype, str], Loaded]] = {"smollm2-135m": load_smollm2}
 """Models that need no hub."""
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load(
@@ -48,39 +47,14 @@ def load(
         raise BadInput(
             f"'llm:' needs a model behind the colon: one of {', '.join(SHIPPED)}, a folder, or a name on the hub."
         )
-    device = _device(device)
-    torch_dtype = _dtype(dtype, device)
+    device = device_named(device)
+    torch_dtype = dtype_named(dtype, device)
     if argument in SHIPPED:
         model, tokenizer = SHIPPED[argument](torch_dtype, device)
     else:
         model, tokenizer = _from_pretrained(argument, torch_dtype, device, trust_remote_code)
     model.eval().requires_grad_(False)
     return LLMAgent(model, tokenizer, config, name=f"llm:{argument}")
-
-
-def _device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise BadInput(f"device {device!r} is unknown to torch; use 'auto', 'cpu' or 'cuda'.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise BadInput(f"device {device!r} was asked for, but torch sees no CUDA device; use device='cpu' or 'auto'.")
-    return device
-
-
-def _dtype(dtype: str, device: str) -> torch.dtype:
-    import torch
-
-    if dtype not in DTYPES:
-        raise BadInput(f"dtype {dtype!r} is unknown{nearest(dtype, DTYPES)}")
-    if dtype == "auto":
-        dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
-    torch_dtype: torch.dtype = getattr(torch, dtype)
-    return torch_dtype
 
 
 def _from_pretrained(argument: str, dtype: torch.dtype, device: str, trust_remote_code: bool) -> Loaded:

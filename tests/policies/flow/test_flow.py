@@ -86,6 +86,15 @@ def test_a_hook_sees_every_step_and_bends_the_path() -> None:
         one.sample(observation(), noise, lambda state: state.x[:1])
 
 
+def test_denoise_steps_are_told_to_the_hooks() -> None:
+    one, seen = policy(), []
+    handle = one.network.register_forward_pre_hook(lambda module, args: seen.append(one.context.denoise_step))
+    one.sample(observation(), torch.randn(3, 4, 2))
+    handle.remove()
+    assert seen == [0, 1, 2, 3, 4]
+    assert one.context.denoise_step is None
+
+
 def test_bad_noise_and_observations_are_refused() -> None:
     one = policy()
     with pytest.raises(BadInput, match=r"\(3, 4, 2\).*got \(3, 4, 3\)"):
