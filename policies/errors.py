@@ -34,6 +34,10 @@ class UnknownSite(UnknownName):
     """A site kind, stack or layer that this model does not have."""
 
 
+class DeadSite(UnknownSite):
+    """A site that exists, but nothing that is written there can reach the action."""
+
+
 class UnknownArchitecture(UnknownName):
     """No site map describes this model."""
 

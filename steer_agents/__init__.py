@@ -29,7 +29,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "plane",
     ),
     "steer_agents.decisions": ("Temperature",),
-    "steer_agents.gates": ("Always", "Tokens", "Probe", "Observed", "Window", "Ramp", "Decay"),
+    "steer_agents.gates": ("Always", "Tokens", "Probe", "Observed", "Window", "Ramp", "Decay", "DenoiseSteps"),
     "steer_agents.strength": ("Strength", "kl_budget", "measure_sensitivity"),
     "steer_agents.calibrate": ("within_kl_budget",),
     "steer_agents.steerer": ("Steerer", "steer"),

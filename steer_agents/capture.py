@@ -16,7 +16,7 @@ import torch
 from policies.base import Context
 from policies.errors import BadInput, NonFinite, SiteNeverFired
 from steer_agents.sites import Location, Site, Steerable, head_columns, read, resolve
-from steer_agents.tokens import PassTracker
+from steer_agents.tokens import Pass, PassTracker, declared_pass
 
 Batch = Mapping[str, Any] | torch.Tensor
 """Keyword arguments of the module, or its single positional argument."""
@@ -29,8 +29,9 @@ class _Stop(Exception):
 class Reader:
     """Collects the activations of some locations during a forward pass and leaves it at the deepest one.
 
-    Use it as a context manager; `run(batch)` returns location key -> (B, N, D), in the model's dtype, not copied. With
-    `stop_early=False` the pass runs to its end, and `values` holds what a pass that somebody else started gave.
+    Use it as a context manager; `run(batch)` returns location key -> (B, N, D), in the model's dtype: a copy, since some
+    models (SmolVLA) go on to write into these tensors. `passes` holds the tokens of each, where a policy declares them.
+    With `stop_early=False` the pass runs to its end, and `values` holds what a pass that somebody else started gave.
     """
 
     def __init__(self, target: Steerable, locations: list[Location], stop_early: bool = True) -> None:
@@ -39,6 +40,8 @@ class Reader:
         self.target = target
         self.locations = sorted(locations, key=lambda location: location.layer)
         self.values: dict[str, torch.Tensor] = {}
+        self.passes: dict[str, Pass | None] = {}
+        self._context = target.policy.context if target.policy is not None else Context()
         self._handles: list[Any] = []
         self._stop_early = stop_early
 
@@ -64,7 +67,8 @@ class Reader:
     def _keep(self, location: Location, value: Any) -> None:
         h = read(location, value)
         columns = head_columns(location, h.shape[-1])
-        self.values[location.key] = h if columns is None else h[..., columns.to(h.device)]
+        self.values[location.key] = h.clone() if columns is None else h[..., columns.to(h.device)]
+        self.passes[location.key] = declared_pass(self._context)
         if self._stop_early and len(self.values) == len(self.locations):
             raise _Stop
 
@@ -129,12 +133,13 @@ def stream(
             kwargs = batch if isinstance(batch, Mapping) else {}
             args = () if isinstance(batch, Mapping) else (batch,)
             current = tracker.observe(args, kwargs, context) if own_tokens else None
-            mask = None if current is None else current.mask(scope)
-            if current is not None and mask is None and current.real is not None:
-                mask = current.real
             values = reader.run(batch)
             count = 0
             for key, value in values.items():
+                seen = current or reader.passes[key]
+                mask = None if seen is None else seen.mask(scope)
+                if seen is not None and mask is None and seen.real is not None:
+                    mask = seen.real
                 h = value.reshape(-1, value.shape[-1]) if mask is None else value[mask.to(value.device)]
                 h = h.float()
                 if not torch.isfinite(h).all():

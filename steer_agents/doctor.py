@@ -6,7 +6,7 @@
 | check | what has to hold |
 | --- | --- |
 | same input, same output | two plain passes agree bit for bit; nothing below can hold otherwise |
-| sites fire (each stack) | every site of the map runs exactly once in a forward pass |
+| sites fire (each stack) | every site of the map runs in a forward pass, exactly once unless the map says otherwise |
 | steering acts | a push at any one layer changes the output |
 | zero strength | parts of strength 0 at every site leave the output bit-identical |
 | batch mates | steering row 1 of 3 leaves rows 0 and 2 bit-identical |
@@ -384,8 +384,11 @@ def _examinations(patient: _Patient) -> dict[str, tuple[str, Callable[[], Findin
     """Name -> what is expected, and how to find out."""
     share = f"within {patient.tolerance:g} of the largest output"
     stacks = {
-        f"sites fire ({stack})": ("each once per pass", lambda stack=stack: _sites_fire(patient, stack))
-        for stack in patient.place.site_map.stacks
+        f"sites fire ({stack})": (
+            "each in a pass" if described.repeated else "each once per pass",
+            lambda stack=stack: _sites_fire(patient, stack),
+        )
+        for stack, described in patient.place.site_map.stacks.items()
     }
     return {
         "same input, same output": ("bit-identical", lambda: _same_output(patient)),
@@ -410,7 +413,8 @@ def _same_output(patient: _Patient) -> Finding:
 def _sites_fire(patient: _Patient, stack: str) -> Finding:
     seen = patient.seen(stack)
     silent = [entry.location for entry in seen if entry.calls == 0]
-    often = [entry.location for entry in seen if entry.calls > 1]
+    once = not patient.place.site_map.stacks[stack].repeated
+    often = [entry.location for entry in seen if entry.calls > 1 and once]
     if len(silent) == len(seen) and stack != patient.place.site_map.default_stack and not patient.given:
         raise _NotApplicable("The made-up inputs do not reach this stack; pass inputs with an image to examine it.")
     if silent:
@@ -419,8 +423,8 @@ def _sites_fire(patient: _Patient, stack: str) -> Finding:
     else:
         named = ", ".join(location.path for location in often[:3])
         advice = f"Called several times per pass, so that edits would add up: {named}."
-    once = len(seen) - len(silent) - len(often)
-    return not silent and not often, f"{once} of {len(seen)} sites", advice
+    right = len(seen) - len(silent) - len(often)
+    return not silent and not often, f"{right} of {len(seen)} sites", advice
 
 
 def _acts(patient: _Patient) -> Finding:

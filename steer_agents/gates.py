@@ -260,4 +260,30 @@ class Decay(Schedule):
         return torch.exp2(-(step - self.start).clamp(min=0) / self.half_life)
 
 
+@dataclass(frozen=True)
+class DenoiseSteps(Gate):
+    """1 at denoise steps start, ..., stop - 1 of a chunk, 0 at the others: steers a part of the flow only.
+
+    Step 0 starts from noise. For sites inside of the denoising loop (the expert of a flow policy, a U-Net).
+    """
+
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            raise BadInput(
+                f"DenoiseSteps({self.start}, {self.stop}) is empty; it is [start, stop) with 0 <= start < stop."
+            )
+
+    def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
+        if context.denoise_step is None:
+            raise BadInput(
+                "DenoiseSteps: no denoise step is running at this site, or the policy does not say which. Use it at a "
+                "site inside of the denoising loop, e.g. stack 'expert' of a flow policy."
+            )
+        inside = context.denoise_step >= self.start and (self.stop is None or context.denoise_step < self.stop)
+        return float(inside)
+
+
 ALWAYS = Always()

@@ -16,7 +16,7 @@ from policies.base import Context
 from policies.errors import BadInput, NonFinite, WrongWidth
 from steer_agents.gates import Weight
 from steer_agents.interventions import Add, Intervention
-from steer_agents.sites import Location, head_columns
+from steer_agents.sites import Location, head_columns, read, written
 from steer_agents.tokens import Pass, per_row
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ class SiteHook:
         self.ever_fired = False
         self.checked = False
         self.plain: torch.Tensor | None = None  # the displacement, once checked, if it is one vector for all rows
-        self.fast = location.side == "output" and all(self._is_plain_add(edit) for edit in edits)
+        in_order = location.side == "output" and location.axes == "BND"
+        self.fast = in_order and all(self._is_plain_add(edit) for edit in edits)
         self.delta: torch.Tensor | None = None
 
     @staticmethod
@@ -167,14 +168,14 @@ class SiteHook:
         return (self._apply(args[0]), *args[1:])
 
     def _apply(self, value: torch.Tensor) -> torch.Tensor:
-        h = value[:, None] if value.dim() == 2 else value
+        h = read(self.location, value)
         if not self.checked:
             self._check(h)
         for edit in self.edits:
             columns = edit.columns(h.shape[-1], h.device)
             edited = self._edited(h if columns is None else h[..., columns], edit)
             h = edited if columns is None else h.index_copy(-1, columns, edited)
-        return h.reshape(value.shape)
+        return written(self.location, h, value)
 
     def _edited(self, part: torch.Tensor, edit: Edit) -> torch.Tensor:
         context, current = self.attached.context, self.attached.current

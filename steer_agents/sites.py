@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from policies.base import Policy, SiteMap, Stack
-from policies.errors import BadInput, UnknownSite, nearest
+from policies.errors import BadInput, DeadSite, UnknownSite, nearest
 from policies.site_maps import site_map_for
-from steer_agents.tokens import PHASES, TokenScope, as_scope
+from steer_agents.tokens import DECLARED_KINDS, PHASES, TokenScope, as_scope
 
 SITE_KINDS = ("block_output", "mlp_output", "attention_output", "mlp_neurons", "attention_heads")
 
@@ -116,6 +116,7 @@ class Location:
         n_heads: number of attention heads at "attention_heads", else 0.
         heads: the selected heads, or None.
         tokens: whether activations have a token axis.
+        axes: order of their axes, see `policies.base.Stack`.
     """
 
     key: str
@@ -128,6 +129,7 @@ class Location:
     n_heads: int = 0
     heads: tuple[int, ...] | None = None
     tokens: bool = True
+    axes: str = "BND"
 
 
 @dataclass(frozen=True)
@@ -229,21 +231,14 @@ def resolve(target: Steerable, site: Site) -> list[Location]:
 
     Raises:
         UnknownSite: the stack, kind, layer or head does not exist in this model, or its tokens are not the input's.
+        DeadSite: what is written at this layer cannot reach the action ("all" leaves such layers out).
     """
     name, stack = target.stack(site.stack)
     if site.kind not in stack.places:
         raise UnknownSite(
             f"site {site.kind!r} is not in stack {name!r} of {target.site_map.name}{nearest(site.kind, stack.places)}"
         )
-    if not stack.tokens and site.scope.kind not in ("all", "last"):
-        raise UnknownSite(
-            f"token scope {site.scope.kind!r} at stack {name!r}: its activations have no token axis; use 'all'."
-        )
-    if name != target.site_map.default_stack and site.scope.kind != "all":
-        raise UnknownSite(
-            f"token scope {site.scope.kind!r} at stack {name!r}: scopes select among the tokens of the input, which "
-            f"only stack {target.site_map.default_stack!r} sees; use 'all'."
-        )
+    _check_scope(target, name, stack, site.scope)
     place = stack.places[site.kind]
     blocks = target.blocks(name)
     n_heads = _n_heads(target, stack) if site.kind == "attention_heads" else 0
@@ -253,6 +248,15 @@ def resolve(target: Steerable, site: Site) -> list[Location]:
     if not layers:
         raise UnknownSite(f"layer {site.layer!r} selects none of the {len(blocks)} layers of stack {name!r}.")
     names = [name for name, _ in submodule(target.module, stack.blocks).named_children()]
+    dead = {layer % len(blocks): reason for layer, reason in stack.dead.items()}
+    if site.layer == "all":
+        layers = [i for i in layers if i not in dead]
+    for i in layers:
+        if i in dead:
+            alive = [j for j in range(len(blocks)) if j not in dead]
+            raise DeadSite(
+                f"layer {i} of stack {name!r} of {target.site_map.name}: {dead[i]} Layers that act: {alive}."
+            )
     locations = []
     for i in layers:
         path, group = blocks[i]
@@ -272,24 +276,59 @@ def resolve(target: Steerable, site: Site) -> list[Location]:
                 n_heads=n_heads,
                 heads=site.heads,
                 tokens=stack.tokens,
+                axes=stack.axes,
             )
         )
     return locations
 
 
+def _check_scope(target: Steerable, name: str, stack: Stack, scope: TokenScope) -> None:
+    """Refuse token scopes that mean nothing at a stack."""
+    kind = scope.kind
+    if not stack.tokens and kind not in ("all", "last"):
+        raise UnknownSite(f"token scope {kind!r} at stack {name!r}: its activations have no token axis; use 'all'.")
+    if stack.token_classes:
+        wanted = {"image": "image", "class": scope.name}.get(kind)
+        if wanted is not None and wanted not in stack.token_classes:
+            raise UnknownSite(
+                f"token class {wanted!r} is not in stack {name!r} of {target.site_map.name}"
+                f"{nearest(wanted, stack.token_classes)}"
+            )
+        if wanted is None and kind not in DECLARED_KINDS:
+            raise UnknownSite(
+                f"token scope {kind!r} at stack {name!r} of {target.site_map.name}: the policy says the class of its "
+                f"tokens, not their ids or positions. Use one of {', '.join(DECLARED_KINDS)}, or token_class of "
+                f"{', '.join(stack.token_classes)}."
+            )
+    elif name != target.site_map.default_stack and kind != "all":
+        raise UnknownSite(
+            f"token scope {kind!r} at stack {name!r}: scopes select among the tokens of the input, which "
+            f"only stack {target.site_map.default_stack!r} sees; use 'all'."
+        )
+
+
 def _n_heads(target: Steerable, stack: Stack) -> int:
-    value: Any = getattr(target.module, "config", None)
-    for part in (stack.heads or "").split("."):
-        value = getattr(value, part, None)
-    if not isinstance(value, int):
-        raise UnknownSite(f"the site map of {target.site_map.name} does not say how many attention heads there are.")
-    return value
+    for value in (getattr(target.module, "config", None), target.module):
+        for part in (stack.heads or "").split("."):
+            value = getattr(value, part, None)
+        if isinstance(value, int):
+            return value
+    raise UnknownSite(f"the site map of {target.site_map.name} does not say how many attention heads there are.")
 
 
 def read(location: Location, value: Any) -> torch.Tensor:
     """The (B, N, D) activation in what a hook was given: the tensor itself, or the first entry of a tuple or list."""
     h: torch.Tensor = value if torch.is_tensor(value) else value[0]
-    return h if h.dim() != 2 else h[:, None]
+    if h.dim() == 2:
+        return h[:, None]
+    return h if location.axes == "BND" else h.permute([location.axes.index(axis) for axis in "BND"])
+
+
+def written(location: Location, h: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A (B, N, D) activation in the order of axes, and the shape, of the tensor that `read` took it from."""
+    if like.dim() == 2 or location.axes == "BND":
+        return h.reshape(like.shape)
+    return h.permute(["BND".index(axis) for axis in location.axes])
 
 
 def head_columns(location: Location, width: int) -> torch.Tensor | None:

@@ -32,7 +32,7 @@ from steer_agents.hooks import Edit, SiteHook, Tap, amount
 from steer_agents.interventions import Intervention, LogitMix
 from steer_agents.sites import Steerable, resolve, steerable, submodule
 from steer_agents.strength import Strength, check_value
-from steer_agents.tokens import Pass, PassTracker
+from steer_agents.tokens import Pass, PassTracker, declared_pass
 
 
 @runtime_checkable
@@ -99,7 +99,7 @@ class Attached:
         self._policy: Any = self._target.policy if self._target else target
         self._check_entrances()
         self.context: Context = getattr(self._policy, "context", None) or Context()
-        self.current: Pass | None = None
+        self._pass: Pass | None = None  # of the call of the root module
         self.device, self.dtype = (
             _placement(self._target.module) if self._target else (torch.device("cpu"), torch.float32)
         )
@@ -210,15 +210,20 @@ class Attached:
         for hook in self._hooks:
             if isinstance(hook, Tap):
                 hook.value = None
-        self.current = None
+        self._pass = None
 
     # ---- one forward pass
+
+    @property
+    def current(self) -> Pass | None:
+        """The tokens of this pass: read off the root module's arguments, or else as the policy declares them."""
+        return self._pass or declared_pass(self.context)
 
     def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for hook in self._hooks:
             hook.fired = False
         if self._needs_pass:
-            self.current = self._tracker.observe(args, kwargs, self.context)
+            self._pass = self._tracker.observe(args, kwargs, self.context)
 
     def _after_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         silent = []
@@ -231,7 +236,7 @@ class Attached:
             raise SiteNeverFired(self._never_fired(silent, "in this forward pass"))
         for part, taps, strength in self._mixes:
             output = self._mix(output, kwargs, part, taps, strength)
-        self.current = None  # a pass that bypasses the root module must not see this one's tokens
+        self._pass = None  # a pass that bypasses the root module must not see this one's tokens
         return output if self._mixes else None
 
     def _may_rest(self, hook: SiteHook | Tap) -> bool:

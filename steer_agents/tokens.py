@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ _UNKNOWN = -1
 
 PHASES = ("any", "prefill", "decode")
 KINDS = ("all", "prompt", "generated", "last", "index", "span", "image", "class", "after", "at")
+DECLARED_KINDS = ("all", "prompt", "generated", "last")
+"""Scopes that, beside token classes, can be told in a pass that only a policy knows, see `declared_pass`."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,19 @@ class Pass:
         wanted = torch.tensor(scope.token_ids, device=self.input_ids.device)
         hit = torch.isin(self.input_ids, wanted)
         return hit if self.real is None else hit & self.real  # padding may have the same id
+
+
+def declared_pass(context: Context) -> Pass | None:
+    """The pass that runs now inside of a policy's call, as the policy declares it; None if it declares none.
+
+    The token classes of a declared pass cover its real tokens: what is in no class is padding.
+    """
+    if not context.token_classes:
+        return None
+    real = torch.stack([mask.bool() for mask in context.token_classes.values()]).any(0)
+    positions = real.long().cumsum(1) - 1
+    now = replace(context)  # the policy goes on to declare its next pass
+    return Pass(context.phase or "prefill", real, positions, real.sum(1), None, {}, None, now)
 
 
 def _phase_mask(phase: str) -> Any:

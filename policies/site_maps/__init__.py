@@ -27,7 +27,9 @@ def parse(text: str) -> SiteMap:
 
 def _stack(entry: dict[str, Any]) -> Stack:
     places = {kind: _place(dict(place)) for kind, place in entry["places"].items()}
-    return Stack(**{**entry, "places": places})
+    dead = {int(layer): reason for layer, reason in entry.get("dead", {}).items()}
+    classes = tuple(entry.get("token_classes", ()))
+    return Stack(**{**entry, "places": places, "dead": dead, "token_classes": classes})
 
 
 def _place(place: dict[str, Any]) -> Place:

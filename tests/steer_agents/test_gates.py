@@ -58,6 +58,17 @@ def test_decay_halves_every_half_life() -> None:
     assert weights(sa.Decay(half_life=3, start=2), steps(0, 2, 5, 8)) == [1, 1, 0.5, 0.25]
 
 
+def test_denoise_steps_are_open_from_start_to_before_stop_and_never_guessed() -> None:
+    def at(gate: Gate, *steps: int) -> list[Any]:
+        return [gate.weight(Context(denoise_step=step), None, None) for step in steps]
+
+    assert at(sa.DenoiseSteps(1, 3), 0, 1, 2, 3) == [0, 1, 1, 0]
+    assert at(sa.DenoiseSteps(2), 1, 2, 99) == [0, 1, 1]
+    assert at(sa.DenoiseSteps(2) * sa.Always(0.5), 1, 2) == [0, 0.5]
+    with pytest.raises(BadInput, match="no denoise step is running at this site"):
+        sa.DenoiseSteps().weight(Context(), None, None)
+
+
 def test_products_multiply_whatever_their_shapes() -> None:
     context = steps(0, 1, 2)
     assert weights(sa.Window(1) * sa.Always(0.5), context) == [0, 0.5, 0.5]
@@ -77,7 +88,7 @@ def test_schedules_refuse_to_guess_the_step(gate: Gate) -> None:
     [
         lambda: sa.Window(3, 3), lambda: sa.Window(-1), lambda: sa.Ramp(4, 4), lambda: sa.Decay(0.0),
         lambda: sa.Decay(float("nan")), lambda: sa.Always(float("nan")), lambda: sa.Probe(torch.zeros(2, 2)),
-        lambda: sa.Probe(torch.tensor([1.0, float("nan")])),
+        lambda: sa.Probe(torch.tensor([1.0, float("nan")])), lambda: sa.DenoiseSteps(2, 2), lambda: sa.DenoiseSteps(-1),
     ],
 )  # fmt: skip
 def test_gates_that_make_no_sense_are_refused(make: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from torch import nn
 
 import steer_agents as sa
 from policies.base import Place, SiteMap, Stack
-from policies.errors import BadInput, UnknownSite
+from policies.errors import BadInput, DeadSite, UnknownSite
 from policies.mlp import MLP, MLPConfig, MLPPolicy
 from policies.site_maps import site_map_for, site_maps
+from steer_agents.capture import Reader
+from steer_agents.direction import Direction
 from steer_agents.sites import SITE_KINDS, Site, iter_kinds, layer_indices, resolve, site_from, steerable
 
 model_of = functools.cache(tiny)
@@ -24,7 +27,8 @@ PLACES = [(name, stack, kind) for name in TINY for stack, kind in iter_kinds(ste
 
 
 def test_every_site_map_has_a_tiny_model() -> None:
-    assert {site_map_for(model_of(name)).name for name in TINY} == set(site_maps())
+    elsewhere = {name for name in site_maps() if name.startswith("lerobot-")}  # tests/policies/lerobot
+    assert {site_map_for(model_of(name)).name for name in TINY} == set(site_maps()) - elsewhere
     assert {kind for _, _, kind in PLACES} == set(SITE_KINDS)
 
 
@@ -236,3 +240,68 @@ def test_locations_name_the_module_that_is_hooked(name: str) -> None:
         for location in resolve(target, Site(kind, "all", stack)):
             assert target.module.get_submodule(location.path) is location.module
             assert location.key == f"{stack}.{location.layer}.{kind}"
+
+
+# ---- orders of axes, layers that cannot act, declared passes
+
+
+class _Turned(nn.Module):
+    """Two blocks on (N, B, D) or (B, D, N) activations."""
+
+    def __init__(self, axes: str) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Identity() for _ in range(2))
+        self.order = [axes.index(axis) for axis in "BND"], ["BND".index(axis) for axis in axes]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) -> the same, through the blocks."""
+        x = x.permute(self.order[1])
+        for block in self.blocks:
+            x = block(x)
+        return x.permute(self.order[0])
+
+
+def _turned_map(axes: str, **fields: Any) -> SiteMap:
+    places = {"block_output": Place("")}
+    return SiteMap("turned", {"language": Stack("blocks", places, axes=axes, **fields)})
+
+
+@pytest.mark.parametrize("axes", ["BND", "NBD", "BDN"])
+def test_activations_are_steered_in_whatever_order_their_axes_are(axes: str) -> None:
+    model, x = _Turned(axes), torch.randn(2, 3, 4)
+    place = steerable(model, _turned_map(axes))
+    vector = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    found = Direction.from_raw({"language.1.block_output": vector}, Site(layer=1))
+    with sa.steer(place, sa.Add(found, strength=sa.Strength(torch.tensor([0.0, 2.0])))):
+        out = model(x)
+    torch.testing.assert_close(out, x + torch.tensor([0.0, 2.0])[:, None, None] * vector / vector.norm())
+    with Reader(place, resolve(place, Site(layer=1))) as reader:
+        assert torch.equal(reader.run(x)["language.1.block_output"], x)
+
+
+def test_a_layer_that_cannot_act_is_refused_with_the_reason_and_left_out_of_all() -> None:
+    place = steerable(_Turned("BND"), _turned_map("BND", dead={-1: "nobody reads it."}))
+    assert [at.layer for at in resolve(place, Site())] == [0]
+    with pytest.raises(DeadSite, match=r"layer 1 of stack 'language' of turned: nobody reads it\. .*act: \[0\]"):
+        resolve(place, Site(layer=1))
+
+
+def test_tokens_of_a_pass_that_only_the_policy_knows_are_those_that_it_declares() -> None:
+    model, x = _Turned("BND"), torch.zeros(2, 3, 4)
+    place = steerable(model, _turned_map("BND", token_classes=("state", "action")))
+    found = Direction.from_raw({"language.0.block_output": torch.ones(4)}, Site(layer=0))
+
+    def moved(scope: Any) -> list[list[int]]:
+        with sa.steer(place, sa.Add(found, site=Site(layer=0, tokens=scope), strength=sa.Strength(1.0))) as steering:
+            steering.context.token_classes = {
+                "state": torch.tensor([[True, False, False]] * 2),
+                "action": torch.tensor([[False, True, True], [False, True, False]]),
+            }
+            return (model(x) != 0).any(-1).int().tolist()
+
+    assert moved(sa.token_class("action")) == [[0, 1, 1], [0, 1, 0]]
+    assert moved("last") == [[0, 0, 1], [0, 1, 0]]
+    with pytest.raises(UnknownSite, match=r"'image' is not in stack 'language' of turned.*Allowed: state, action"):
+        moved("image")
+    with pytest.raises(UnknownSite, match="'span' at stack 'language'"):
+        moved(sa.span(0, 1))
