@@ -19,6 +19,7 @@ FAMILIES: dict[str, str] = {
     "llm": "policies.llm_agent:load",
     "mlp": "policies.mlp:load",
     "flow": "policies.flow:load",
+    "lerobot": "policies.lerobot:load",
     "sb3": "policies.sb3:load",
     "tiny-vla": "policies.tiny_vla:load",
     "smol-vla": "policies.smol_vla:load",
