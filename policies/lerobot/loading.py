@@ -58,7 +58,7 @@ def load(
         tokenizer: folder or hub name to use instead of the tokenizer that the checkpoint names (for SmolVLA it holds
             the language model's config as well), e.g. because this machine is offline or the other one is gated.
         action_tokenizer: the same for the FAST tokenizer of pi0_fast.
-        rename: "observation.images.agentview" -> "observation.images.camera1": the environment's name -> the policy's.
+        rename: "observation.images.image" -> "observation.images.camera1": the environment's name -> the policy's.
         instruction: said to the policy instead of what the environment's `reset` gives as "task_description".
         allow_missing_cameras: run although the environment has not all of the policy's cameras.
         allow_unexpected: ignore weights in the checkpoint that the network has no place for.

@@ -2,7 +2,7 @@
 
 | observation | LeRobot |
 | --- | --- |
-| "pixels": {"agentview": (B, H, W, 3) uint8} | "observation.images.agentview": (B, 3, H, W) float32 in [0, 1] |
+| "pixels": {"image": (B, H, W, 3) uint8} | "observation.images.image": (B, 3, H, W) float32 in [0, 1] |
 | "pixels": (B, H, W, 3) uint8 | "observation.image" |
 | "agent_pos": (B, D) | "observation.state": (B, D) float32 |
 | "environment_state": (B, E) | "observation.environment_state" |
