@@ -32,6 +32,7 @@ class Stock:
         translation: the environment's names -> the policy's.
         instruction: said instead of the environment's; None says what the environment gives.
         autocast: see `ChunkSampler`.
+        clip_actions: (lowest, highest) entry of an action; None leaves actions as they are.
         context: of the adapter.
     """
 
@@ -43,12 +44,13 @@ class Stock:
         translation: Translation,
         instruction: str | None,
         autocast: torch.dtype | None,
+        clip_actions: tuple[float, float] | None,
         context: Context,
     ) -> None:
         self.policy, self.pre, self.post = policy, pre, post
         self.config = policy.config
         self.kind = TYPES[self.config.type]
-        self.translation, self.instruction = translation, instruction
+        self.translation, self.instruction, self.clip_actions = translation, instruction, clip_actions
         self.sampler = ChunkSampler(policy, self.kind, context, autocast)
         self.tasks: list[str] = []
 
@@ -94,7 +96,7 @@ class Stock:
     def finish(self, chunk: torch.Tensor) -> torch.Tensor:
         """Normalised (B, H, A) -> the environment's units, float32 on the CPU; differentiable."""
         finished: torch.Tensor = self.post(chunk).float()
-        return finished
+        return finished if self.clip_actions is None else finished.clamp(*self.clip_actions)
 
     def many(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Unbatched observations, each with its "task" -> one batch."""
@@ -123,6 +125,7 @@ class Stock:
                 "torch."
             ),
             "instruction": self.instruction,
+            "clip_actions": self.clip_actions,
             "rename": dict(self.translation.rename),
             "config": draccus.encode(self.config),
         }
@@ -142,10 +145,11 @@ class LeRobotPolicy(ChunkPolicy):
         name: str = "lerobot",
         instruction: str | None = None,
         autocast: torch.dtype | None = None,
+        clip_actions: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
-        self.stock = Stock(policy, pre, post, translation, instruction, autocast, self.context)
+        self.stock = Stock(policy, pre, post, translation, instruction, autocast, clip_actions, self.context)
         self.module = self.stock.sampler
         self.site_map = site_map_for(policy)
         config = self.stock.config
@@ -224,10 +228,11 @@ class LeRobotDenoiser(GenerativePolicy):
         name: str = "lerobot",
         instruction: str | None = None,
         autocast: torch.dtype | None = None,
+        clip_actions: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
-        self.stock = Stock(policy, pre, post, translation, instruction, autocast, self.context)
+        self.stock = Stock(policy, pre, post, translation, instruction, autocast, clip_actions, self.context)
         self.module = self.stock.sampler
         self.site_map = site_map_for(policy)
         config = self.stock.config

@@ -45,6 +45,7 @@ def load(
     action_tokenizer: str | None = None,
     rename: Mapping[str, str] | None = None,
     instruction: str | None = None,
+    clip_actions: tuple[float, float] | None = None,
     allow_missing_cameras: bool = False,
     allow_unexpected: bool = False,
     check_memory: bool = True,
@@ -60,6 +61,8 @@ def load(
         action_tokenizer: the same for the FAST tokenizer of pi0_fast.
         rename: "observation.images.image" -> "observation.images.camera1": the environment's name -> the policy's.
         instruction: said to the policy instead of what the environment's `reset` gives as "task_description".
+        clip_actions: (-1, 1) for environments that refuse actions beyond, as the tabletop does; None leaves them as LeRobot
+            gives them.
         allow_missing_cameras: run although the environment has not all of the policy's cameras.
         allow_unexpected: ignore weights in the checkpoint that the network has no place for.
         check_memory: refuse a checkpoint that does not fit into the free memory.
@@ -104,6 +107,7 @@ def load(
         name=f"lerobot:{argument}",
         instruction=instruction,
         autocast=torch_dtype if mixed else None,
+        clip_actions=clip_actions,
     )
 
 

@@ -170,6 +170,14 @@ def test_cameras_are_renamed_or_left_out_where_asked(load: Load, shared: Load) -
     assert torch.isfinite(out).all()
 
 
+def test_actions_are_clipped_only_where_asked(load: Load, shared: Load) -> None:
+    plain = shared("act").act(observation("act")).action
+    clipped = load("act", clip_actions=(-0.5, 0.4))
+    clipped.reset([1, 2, 3], INFOS)
+    assert np.abs(plain).max() > 0.5
+    np.testing.assert_array_equal(clipped.act(observation("act")).action, plain.clip(-0.5, np.float32(0.4)))
+
+
 def test_a_history_is_an_axis_behind_the_rows() -> None:
     past = [observation("diffusion", seed=seed) for seed in range(2)]
     both = stacked(past)
