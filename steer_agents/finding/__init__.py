@@ -15,6 +15,7 @@ METHODS: dict[str, str] = {
     "pca": "steer_agents.finding.contrast:pca",
     "probe": "steer_agents.finding.contrast:probe",
     "lda": "steer_agents.finding.contrast:lda",
+    "prompt-contrast": "steer_agents.finding.prompts:prompt_contrast",
     "entropy": "steer_agents.finding.entropy:entropy",
     "random": "steer_agents.finding.controls:random",
     "permuted": "steer_agents.finding.controls:permuted",
