@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from policies.base import Decision, Observation, Policy
+from policies.base import Observation
+from policies.chunks import ChunkPolicy
 from policies.errors import BadInput, nearest
 
 N_AGENT_POS = 8
 
 
-class ActionTokenPolicy(Policy):
+class ActionTokenPolicy(ChunkPolicy):
     """Hears an instruction at reset and decides on a chunk of actions, all rows together, every `n_action_steps`.
 
     It hears what `info["task_description"]` says, and an adverb of its own. At temperature 0 (the default) the likeliest bin
     is taken, else bins are drawn, each row from its own seed. Subclasses write `heard`, `inputs` and `_logits`.
 
     Args:
-        config: with camera_size, cameras, action_dim, n_action_steps.
+        config: with camera_size, cameras, action_dim, chunk_size, n_action_steps.
         adverb: appended to every instruction, e.g. "slowly" or "high over the table".
         instruction: said instead of the task's own.
     """
@@ -32,6 +33,11 @@ class ActionTokenPolicy(Policy):
     def __init__(self, config: Any, name: str, adverb: str = "", instruction: str | None = None) -> None:
         super().__init__()
         self.name, self.config = name, config
+        self.chunk_size, self.n_action_steps, self.action_dim = (
+            config.chunk_size,
+            config.n_action_steps,
+            config.action_dim,
+        )
         self.temperature = 0.0
         self.adverb, self.instruction = adverb.strip(), instruction
         for text in filter(None, (self.adverb, instruction)):
@@ -139,12 +145,10 @@ class ActionTokenPolicy(Policy):
         return [self.inputs(batch, heard, np.stack(previous))]
 
     def _reset(self, seeds: list[int], infos: Sequence[Mapping[str, Any]]) -> None:
+        super()._reset(seeds, infos)
         self._heard = [self.spoken(info.get("task_description")) for info in infos]
         self._rngs = [np.random.default_rng([seed, 3]) for seed in seeds]
-        self._previous = np.zeros((len(seeds), self.config.action_dim), dtype=np.float32)
-        self._chunk = np.zeros((len(seeds), 0, self.config.action_dim), dtype=np.float32)
         self._entropy = np.zeros(len(seeds))
-        self._next = 0
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with some rows of the batch only, in this order, and forget the others, e.g. those whose episode has ended.
@@ -153,27 +157,24 @@ class ActionTokenPolicy(Policy):
         """
         assert self.context.env_step is not None
         self._heard, self._rngs = [self._heard[i] for i in rows], [self._rngs[i] for i in rows]
-        self._previous, self._chunk, self._entropy = self._previous[rows], self._chunk[rows], self._entropy[rows]
+        self._chunk, self._entropy = self._chunk[rows], self._entropy[rows]
         self.context.env_step = self.context.env_step[rows]
         self._batch_size = len(rows)
 
-    def _act(self, observation: Observation, active: np.ndarray) -> Decision:
-        if self._next == min(self.config.n_action_steps, self._chunk.shape[1]):
-            self._chunk, self._entropy = self._decide(observation)
-            self._next = 0
-        action = self._chunk[:, self._next]
-        self._next += 1
-        self._previous = action
-        return Decision(action, {"entropy_bits": self._entropy})
+    def _measures(self) -> Mapping[str, np.ndarray]:
+        return {"entropy_bits": self._entropy}
 
-    def _decide(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+    def _plan(self, observation: Observation) -> torch.Tensor:
+        previous = (
+            self._chunk[:, self._next - 1] if self._next else np.zeros((len(self._heard), self.action_dim), np.float32)
+        )
         with torch.no_grad():
-            logits = self._logits(self.inputs(observation, self._heard, self._previous)).float()
+            logits = self._logits(self.inputs(observation, self._heard, previous)).float()
         logs = logits.log_softmax(-1)
-        entropy = -(logs.exp() * logs).sum(-1).mean((1, 2)).numpy() / np.log(2)
+        self._entropy = -(logs.exp() * logs).sum(-1).mean((1, 2)).numpy() / np.log(2)
         if self.temperature:
             draws = np.stack([rng.gumbel(size=logits.shape[1:]) for rng in self._rngs])
             bins = (logits / self.temperature + torch.from_numpy(draws)).argmax(-1)
         else:
             bins = logits.argmax(-1)
-        return self._actions(bins).numpy(), entropy
+        return self._actions(bins)
