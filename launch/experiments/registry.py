@@ -28,4 +28,11 @@ EXPERIMENTS: dict[str, Entry] = {
     "suite-policies": Entry(
         "launch.experiments.suite_policies", "the embedded policies on fixed initial states, in range and shifted"
     ),
+    "vla-speed": Entry(
+        "launch.experiments.vla_speed", "steering a VLA along 'slowly' and 'quickly' (closed loop, with all controls)"
+    ),
+    "vla-height": Entry(
+        "launch.experiments.vla_height",
+        "steering a VLA along 'low' and 'high over the table' (closed loop, with all controls)",
+    ),
 }

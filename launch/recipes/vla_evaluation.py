@@ -39,12 +39,35 @@ class EvaluationSettings:
 
 @dataclass
 class Note:
-    """What is noted in one episode."""
+    """What is noted in one episode, step by step: speed and height of the tcp [m/s, m], whether it carries, its way sideways [m]."""
 
     speed: list[float] = field(default_factory=list)
     height: list[float] = field(default_factory=list)
+    held: list[bool] = field(default_factory=list)
     way: list[float] = field(default_factory=list)
     success: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """The episode's numbers, see `evaluate`."""
+        speed, height = np.array(self.speed), np.array(self.height)
+        held, way = np.array(self.held), np.array(self.way) * self.held
+        total = float(way.sum())
+        carried = total > _LEAST_WAY
+        gone = np.cumsum(way) / total if carried else way
+        transit = held & (gone >= 0.1) & (gone <= 0.9)
+        before = ~np.logical_or.accumulate(held)
+        return {
+            "success": self.success,
+            "steps": len(speed),
+            "speed": float(speed.mean()),
+            "height": float(height @ way / total) if carried else None,
+            "transit_speed": float(speed[transit].mean()) if carried and transit.any() else None,
+            "approach_speed": float(speed[before].mean()) if before.any() else None,
+        }
+
+
+_LEAST_WAY = 0.05
+"""Way with an object in hand [m] from which it counts as carried."""
 
 
 class Pictures(Mapping[str, np.ndarray]):
@@ -71,6 +94,7 @@ def evaluate(
     shift: Mapping[str, float] | None = None,
     batch: int = 25,
     max_steps: int | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run one episode per layout.
 
@@ -78,9 +102,12 @@ def evaluate(
         layouts: options of `reset`, e.g. {"init_state_id": 3}, or {"seed": 7} for a drawn one.
         seed: of the policy's own randomness and of what the shift draws.
         shift: of the environment.
+        watch: called with every observation on which the policy decides, one row at a time: pixels, agent_pos, previous_action and
+            instruction, as `encode` takes it.
     Returns:
         per episode: success, steps, speed (mean of the tcp's [m/s]), height (mean of the tcp's while it carries, weighted by the way it
-        makes sideways [m]; None if nothing was carried).
+        makes sideways [m]), transit_speed (mean of the tcp's from a tenth to nine tenths of that way [m/s]), approach_speed (mean before it
+        first holds something [m/s]); None where nothing was carried, or nothing was approached.
     """
     task = TASKS[name]
     limit = max_steps or task.max_episode_steps
@@ -97,14 +124,23 @@ def evaluate(
         policy.reset([1000 * seed + start + i for i in range(len(now))], [info for _, info in first])
         notes = [Note() for _ in now]
         running = list(range(len(now)))
-        for _ in range(limit):
+        latest = np.zeros((len(now), policy.action_dim), np.float32)
+        for step in range(limit):
             pixels = Pictures([now[i] for i in running], policy.config.camera_size)
+            if watch is not None and step % policy.n_action_steps == 0:
+                seen = dict(pixels)
+                for row, i in enumerate(running):
+                    watch(
+                        {"pixels": {key: value[row] for key, value in seen.items()}, "agent_pos": position[i],
+                         "previous_action": latest[i].copy(), "instruction": first[i][1]["task_description"]}
+                    )  # fmt: skip
             action = policy.act({"pixels": pixels, "agent_pos": np.stack([position[i] for i in running])}).action
+            latest[running] = action
             for i, one in zip(running, action, strict=True):
                 observation, _, success, _, info = now[i].step(one)
-                if info["held"]:
-                    notes[i].height.append(info["height"])
-                    notes[i].way.append(float(np.linalg.norm(observation["agent_pos"][:2] - position[i][:2])))
+                notes[i].held.append(bool(info["held"]))
+                notes[i].height.append(info["height"])
+                notes[i].way.append(float(np.linalg.norm(observation["agent_pos"][:2] - position[i][:2])))
                 notes[i].speed.append(info["speed"])
                 position[i] = observation["agent_pos"]
                 notes[i].success = bool(success)
@@ -114,18 +150,7 @@ def evaluate(
                 running = [running[i] for i in going]
             if not running:
                 break
-        for option, note in zip(options, notes, strict=True):
-            way = float(np.sum(note.way))
-            rows.append(
-                {
-                    "task": name,
-                    **option,
-                    "success": note.success,
-                    "steps": len(note.speed),
-                    "speed": float(np.mean(note.speed)),
-                    "height": float(np.dot(note.height, note.way) / way) if way > 0.05 else None,
-                }
-            )
+        rows += [{"task": name, **option, **note.row()} for option, note in zip(options, notes, strict=True)]
     for env in envs:
         env.close()
     return rows

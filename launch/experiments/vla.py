@@ -1,0 +1,171 @@
+"""What the experiments on policies that see pictures and hear words share: scenes, directions, episodes, comparisons.
+
+Layouts are drawn, never the fixed initial states: one range of seeds for the scenes that directions are found on, one for choosing layer and
+strength, one for the test. All conditions see the same layouts, and the policy takes its likeliest actions, so that nothing else differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+import policies
+from launch.recipes.vla_data import TASK_NAMES
+from launch.recipes.vla_evaluation import evaluate
+from policies.action_tokens import ActionTokenPolicy
+from policies.errors import BadInput
+from steer_agents.direction import Direction
+from steer_agents.evaluation.compare import Comparison, compare
+from steer_agents.finding import find
+from steer_agents.interventions import Add, Intervention
+from steer_agents.runs import write_table
+from steer_agents.sites import Site
+from steer_agents.steerer import steer
+from steer_agents.strength import Strength
+from steer_agents.tokens import token_class
+
+CARRYING = tuple(name for name in TASK_NAMES if name.startswith("Put"))
+"""The eight tasks in which something is carried."""
+SCENES, CHOICE, TEST = 31_000, 41_000, 51_000
+"""First seed of the layouts that directions are found on, that layer and strength are chosen on, that everything is tested on."""
+MEASURES = ("speed", "transit_speed", "approach_speed", "height")
+ACTION = token_class("action")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way of running the test episodes.
+
+    Args:
+        name: as shown; role: "base", "steered", "control" or "other", as in the plots.
+        part: what is attached; None for nothing.
+        adverb: what is said besides.
+        dose: signed strength, where the condition lies on a dose curve.
+    """
+
+    name: str
+    role: str
+    part: Intervention | None = None
+    adverb: str = ""
+    dose: float | None = None
+
+
+class Bench:
+    """A policy and its layouts.
+
+    Args:
+        name: of an embedded policy that says action tokens.
+        tasks: that are run.
+        folder: where finished conditions are kept.
+    """
+
+    def __init__(self, name: str, tasks: Sequence[str], folder: Path) -> None:
+        policy = policies.load(name)
+        if not isinstance(policy, ActionTokenPolicy):
+            raise BadInput(
+                f"this experiment steers policies that say action tokens; {name} is a {type(policy).__name__}."
+            )
+        self.policy, self.tasks, self.folder = policy, tuple(tasks), folder
+
+    def scenes(self, episodes: int) -> list[dict[str, Any]]:
+        """What the unsteered policy decides on, over `episodes` of every task."""
+        seen: list[dict[str, Any]] = []
+        for task, layouts in self._layouts(SCENES, episodes):
+            evaluate(self.policy, task, layouts, 0, watch=seen.append)
+        return seen
+
+    def direction(self, scenes: Sequence[Mapping[str, Any]], words: str, kind: str = "block_output") -> Direction:
+        """Words minus no words, at the action tokens of every layer."""
+        return find(
+            self.policy, "prompt-contrast", scenes=scenes, positive=words, site=Site(kind, "all", tokens=ACTION)
+        )
+
+    def episodes(self, condition: Condition, first_seed: int, count: int) -> pd.DataFrame:
+        """`count` episodes of every task; columns condition, seed, task, errored and those of `evaluate`; kept on disk."""
+        place = self.folder / f"{condition.name.replace(' ', '-').replace('/', '-')}-{first_seed}-{count}.parquet"
+        if place.exists():
+            return pd.read_parquet(place)
+        rows: list[dict[str, Any]] = []
+        with _attached(self.policy, condition.part), self._saying(condition.adverb):
+            for number, task in enumerate(self.tasks):
+                found = evaluate(self.policy, task, [{"seed": first_seed + i} for i in range(count)], 0)
+                rows += [
+                    {**row, "seed": 1000 * number + row["seed"], "success": float(row["success"])} for row in found
+                ]
+        table = pd.DataFrame(rows).assign(condition=condition.name, errored=False)
+        table = table.astype({name: float for name in ("success", *MEASURES)})
+        table["episode"] = range(len(table))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_table(place, table)
+        return table
+
+    def _layouts(self, first_seed: int, count: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Seeds are unique over tasks, so that tables pair by them and no task shares its draws with another."""
+        for number, task in enumerate(self.tasks):
+            yield task, [{"seed": first_seed + 100 * number + i} for i in range(count)]
+
+    @contextmanager
+    def _saying(self, adverb: str) -> Iterator[None]:
+        before = self.policy.adverb
+        self.policy.adverb = adverb
+        try:
+            yield
+        finally:
+            self.policy.adverb = before
+
+
+@contextmanager
+def _attached(policy: ActionTokenPolicy, part: Intervention | None) -> Iterator[None]:
+    if part is None:
+        yield
+        return
+    with steer(policy, part):
+        yield
+
+
+def pushed(direction: Direction, layer: int, beta: float, kind: str = "block_output") -> Add:
+    """Add `beta` times the raw direction at one layer's action tokens."""
+    return Add(direction, strength=Strength(beta, "beta"), site=Site(kind, layer, tokens=ACTION))
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a measure changes against a base, paired by seed, as a share of the base's mean.
+
+    Args:
+        value, low, high: of the difference, divided by the base's mean (or in the measure's unit, see `change`).
+        success: difference of success, in shares.
+        comparison: the paired comparison itself.
+    """
+
+    value: float
+    low: float
+    high: float
+    success: float
+    comparison: Comparison
+
+
+def change(table: pd.DataFrame, base: pd.DataFrame, measure: str, relative: bool = True) -> Change:
+    """Compare a condition with the base; episodes without the measure (nothing was carried) leave their pair out."""
+    found = compare(table, base, measure, kind="continuous", missing="exclude")
+    unit = found.side_b.value if relative else 1.0
+    success = float(table["success"].mean() - base["success"].mean())
+    return Change(found.value / unit, found.low / unit, found.high / unit, success, found)
+
+
+def monotone(doses: Sequence[float], values: Sequence[float]) -> float:
+    """Spearman's rank correlation of strengths and means; NaN of fewer than three."""
+    return float(stats.spearmanr(doses, values).statistic) if len(doses) > 2 else math.nan
+
+
+def share_of(effect: float, whole: float) -> float:
+    """Part of what the words themselves do; NaN where they do nothing."""
+    return effect / whole if np.isfinite(whole) and whole else math.nan
