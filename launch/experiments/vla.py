@@ -1,7 +1,8 @@
 """What the experiments on policies that see pictures and hear words share: scenes, directions, episodes, comparisons.
 
-Layouts are drawn, never the fixed initial states: one range of seeds for the scenes that directions are found on, one for choosing layer and
-strength, one for the test. All conditions see the same layouts, and the policy takes its likeliest actions, so that nothing else differs.
+Layouts are drawn, never the fixed initial states: one range of seeds for the scenes that directions are found on, one for
+choosing layer and strength, one for the test. All conditions see the same layouts, and the policy takes its likeliest actions,
+so that nothing else differs.
 """
 
 from __future__ import annotations
@@ -95,13 +96,10 @@ class Bench:
             return pd.read_parquet(place)
         rows: list[dict[str, Any]] = []
         with _attached(self.policy, condition.part), self._saying(condition.adverb):
-            for number, task in enumerate(self.tasks):
-                found = evaluate(self.policy, task, [{"seed": first_seed + i} for i in range(count)], 0)
-                rows += [
-                    {**row, "seed": 1000 * number + row["seed"], "success": float(row["success"])} for row in found
-                ]
+            for task, layouts in self._layouts(first_seed, count):
+                rows += evaluate(self.policy, task, layouts, 0)
         table = pd.DataFrame(rows).assign(condition=condition.name, errored=False)
-        table = table.astype({name: float for name in ("success", *MEASURES)})
+        table = table.astype(dict.fromkeys(("success", *MEASURES), float))
         table["episode"] = range(len(table))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_table(place, table)
@@ -138,27 +136,37 @@ def pushed(direction: Direction, layer: int, beta: float, kind: str = "block_out
 
 @dataclass(frozen=True)
 class Change:
-    """How a measure changes against a base, paired by seed, as a share of the base's mean.
+    """How a measure changes against a base, paired by seed.
 
     Args:
-        value, low, high: of the difference, divided by the base's mean (or in the measure's unit, see `change`).
-        success: difference of success, in shares.
-        comparison: the paired comparison itself.
+        value, low, high: of the difference, as a share of the base's mean or in the measure's unit; NaN without a pair.
+        success: difference of success, over all episodes.
+        pairs: how many had the measure on both sides.
+        comparison: the paired comparison itself; None without a pair.
     """
 
     value: float
     low: float
     high: float
     success: float
-    comparison: Comparison
+    pairs: int
+    comparison: Comparison | None
+
+    @property
+    def size(self) -> float:
+        """How far from nothing; infinite where it cannot be told, so that a control that breaks everything is not called quiet."""
+        return math.inf if math.isnan(self.value) else abs(self.value)
 
 
 def change(table: pd.DataFrame, base: pd.DataFrame, measure: str, relative: bool = True) -> Change:
     """Compare a condition with the base; episodes without the measure (nothing was carried) leave their pair out."""
+    success = float(table["success"].mean() - base["success"].mean())
+    both = table.set_index("seed")[measure].notna() & base.set_index("seed")[measure].notna()
+    if not both.any():
+        return Change(math.nan, math.nan, math.nan, success, 0, None)
     found = compare(table, base, measure, kind="continuous", missing="exclude")
     unit = found.side_b.value if relative else 1.0
-    success = float(table["success"].mean() - base["success"].mean())
-    return Change(found.value / unit, found.low / unit, found.high / unit, success, found)
+    return Change(found.value / unit, found.low / unit, found.high / unit, success, found.n, found)
 
 
 def monotone(doses: Sequence[float], values: Sequence[float]) -> float:

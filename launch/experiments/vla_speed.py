@@ -39,8 +39,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     return vla_words.run(
         SPEED,
         f"Speed of {s.policy}",
-        f"The instruction says nothing of speed. Does steering {s.policy} along 'slowly' and 'quickly' slow it down and speed it up while it "
-        "still succeeds, more than equally long control directions do?",
+        f"The instruction says nothing of speed. Does steering {s.policy} along 'slowly' and 'quickly' slow it down and speed it up while "
+        "it still succeeds, more than equally long control directions do?",
         s,
         folder,
         say,

@@ -85,7 +85,7 @@ class Settings:
     choice_episodes: int = 4
     test_episodes: int = 13
     layers: tuple[int, ...] = (0, 1, 2, 3)
-    strengths: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5)
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5)
     doses: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     margin: float = 0.03
     test_margin: float = 0.05
@@ -120,13 +120,15 @@ def choose(
                     {"kind": kind, "layer": layer, "beta": beta, "effect": found.value, "success": found.success}
                 )
     table = pd.DataFrame(rows)
-    able = table[table["success"] >= -s.margin]
+    able = table[(table["success"] >= -s.margin) & table["effect"].notna()]
     best = (able["effect"] * side.sign).idxmax() if len(able) else table["success"].idxmax()
     row = table.loc[best]
     return Choice(str(row["kind"]), int(row["layer"]), float(row["beta"]), table)
 
 
-def conditions(spec: Words, choices: dict[str, Choice], directions: dict[str, dict[str, Direction]], s: Settings) -> list[Condition]:  # fmt: skip
+def conditions(
+    spec: Words, choices: dict[str, Choice], directions: dict[str, dict[str, Direction]], s: Settings
+) -> list[Condition]:
     """Everything that is run on the test layouts."""
     first = choices[spec.low.words]
     zero = pushed(directions[spec.low.words][first.kind], first.layer, 0.0, first.kind)
@@ -195,123 +197,169 @@ def run(spec: Words, title: str, question: str, s: Settings, folder: Path, say: 
         say.stage(f"{s.test_episodes} episodes of {len(s.tasks)} tasks: {condition.name}")
         table = tables[condition.name] = bench.episodes(condition, TEST, s.test_episodes)
         say.note(f"success {table['success'].mean():.2f}, {spec.measure} {table[spec.measure].mean():.3f}")
-    return _outcome(spec, title, question, s, choices, found, tables)
+    return _outcome(_Tested(spec, s, choices, found, tables), title, question)
 
 
-def _outcome(
-    spec: Words, title: str, question: str, s: Settings, choices: dict[str, Choice], found: list[Condition], tables: dict[str, pd.DataFrame]
-) -> Outcome:  # fmt: skip
-    base = tables["base"]
-    changes = {
-        one.name: change(tables[one.name], base, spec.measure, spec.relative) for one in found if one.name != "base"
-    }
-    aside = {} if spec.side_effect is None else {one: change(tables[one], base, spec.side_effect) for one in changes}
-    unit = "" if spec.relative else " m"
-    rows, bars, words = [], [], []
-    for one in found:
-        moved = changes.get(one.name)
-        rows.append(
-            {"condition": one.name, "role": one.role, "success": float(tables[one.name]["success"].mean()),
-             spec.measure: float(tables[one.name][spec.measure].mean()), "change": moved.value if moved else 0.0,
-             "low": moved.low if moved else 0.0, "high": moved.high if moved else 0.0, "steps": float(tables[one.name]["steps"].mean()),
-             "pairs": moved.comparison.n if moved else len(base), **({f"{spec.side_effect} change": aside[one.name].value} if moved and aside else {})}
-        )  # fmt: skip
-    dosed = sorted((one.dose, float(tables[one.name][spec.measure].mean())) for one in found if one.dose is not None)
-    rho = monotone([dose for dose, _ in dosed], [value for _, value in dosed])
-    zero = bool((tables["zero strength"][spec.measure].fillna(-1) == base[spec.measure].fillna(-1)).all())
-    bars.append(
-        Bar(
-            "zero strength changes nothing",
-            "every episode equal" if zero else "episodes differ",
-            None,
-            "every episode equal",
-            zero,
+@dataclass(frozen=True)
+class _Tested:
+    """Everything measured: conditions, their tables, and how each differs from the base (the base itself included, by nothing)."""
+
+    spec: Words
+    s: Settings
+    choices: dict[str, Choice]
+    found: list[Condition]
+    tables: dict[str, pd.DataFrame]
+
+    def __post_init__(self) -> None:
+        base = self.tables["base"]
+        moved = {
+            name: change(table, base, self.spec.measure, self.spec.relative) for name, table in self.tables.items()
+        }
+        aside = (
+            {name: change(table, base, self.spec.side_effect) for name, table in self.tables.items()}
+            if self.spec.side_effect
+            else {}
         )
-    )
+        object.__setattr__(self, "moved", moved)
+        object.__setattr__(self, "aside", aside)
+
+    moved: dict[str, Change] = field(init=False)
+    aside: dict[str, Change] = field(init=False)
+
+    def mean(self, name: str, column: str) -> float:
+        return float(self.tables[name][column].mean())
+
+    def steered(self, side: Side) -> str:
+        """Name of the condition with the chosen strength."""
+        return f"{side.words} x {self.choices[side.words].beta:g}"
+
+    def controls(self, side: Side) -> dict[str, Change]:
+        return {
+            one.name: self.moved[one.name]
+            for one in self.found
+            if one.role == "control" and one.name.endswith(side.words)
+        }
+
+    def loudest(self, side: Side) -> str:
+        controls = self.controls(side)
+        return max(controls, key=lambda name: controls[name].size)
+
+    def table(self) -> pd.DataFrame:
+        """One row per condition."""
+        rows = []
+        for one in self.found:
+            moved = self.moved[one.name]
+            row = {"condition": one.name, "role": one.role, "success": self.mean(one.name, "success")}
+            row |= {self.spec.measure: self.mean(one.name, self.spec.measure)}
+            row |= {"change": moved.value, "low": moved.low, "high": moved.high}
+            if one.name in self.aside:
+                row |= {f"{self.spec.side_effect} change": self.aside[one.name].value}
+            rows.append(row | {"steps": self.mean(one.name, "steps"), "pairs": moved.pairs, "dose": one.dose})
+        return pd.DataFrame(rows)
+
+
+def _bars(t: _Tested, table: pd.DataFrame) -> list[Bar]:
+    spec, unit = t.spec, "" if t.spec.relative else " m"
+    same = t.tables["zero strength"][spec.measure].equals(t.tables["base"][spec.measure])
+    bars = [Bar("zero strength", "as the base" if same else "differs", None, "every episode as the base", same)]
     for side in (spec.low, spec.high):
-        choice = choices[side.words]
-        name = f"{side.words} x {choice.beta:g}"
-        moved, own = changes[name], changes[f"the words '{side.words}'"]
-        bound = s.wanted.get(side.words, side.bound)
-        sign = "<=" if side.sign < 0 else ">="
-        bars.append(
-            Bar(f"{spec.measure}, steered '{side.words}': change", moved.value, (moved.low, moved.high),
-                f"{sign} {side.sign * bound:g}{unit}", bool(side.sign * moved.value >= bound))
-        )  # fmt: skip
+        name, sign = t.steered(side), "<=" if side.sign < 0 else ">="
+        moved, bound = t.moved[name], t.s.wanted.get(side.words, side.bound)
+        steered = f"steered '{side.words}'"
+        holds = bool(side.sign * moved.value >= bound)
+        between = (moved.low, moved.high)
         bars.append(
             Bar(
-                f"success, steered '{side.words}': change",
-                moved.success,
-                None,
-                f">= -{s.test_margin:g}",
-                moved.success >= -s.test_margin,
+                f"{steered}: change of {spec.measure}",
+                moved.value,
+                between,
+                f"{sign} {side.sign * bound:g}{unit}",
+                holds,
             )
         )
-        if aside:
-            other = aside[name]
+        holds = moved.success >= -t.s.test_margin
+        bars.append(Bar(f"{steered}: change of success", moved.success, None, f">= -{t.s.test_margin:g}", holds))
+        if t.aside:
+            aside = t.aside[name]
+            between, holds = (aside.low, aside.high), aside.size < spec.side_bound
             bars.append(
-                Bar(f"{spec.side_effect}, steered '{side.words}': relative change", other.value, (other.low, other.high),
-                    f"within {spec.side_bound:g}", abs(other.value) < spec.side_bound)
-            )  # fmt: skip
-        controls = {
-            one.name: changes[one.name]
-            for one in found
-            if one.role == "control" and one.name.endswith(f" {side.words}")
-        }
-        loudest = max(controls, key=lambda one: abs(controls[one].value))
-        worst = controls[loudest]
-        third = abs(moved.value) / 3
-        bars.append(
-            Bar(f"{len(controls)} controls as long as '{side.words}', the loudest ({loudest.split(' as ')[0]}): change", worst.value, (worst.low, worst.high),
-                f"within a third of the effect, {third:.3g}{unit}", abs(worst.value) < third)
-        )  # fmt: skip
-        words.append(_sentence(spec, side, choice, moved, own, worst, len(controls)))
-    bars.append(Bar(f"Spearman of {len(dosed)} strengths and {spec.measure}", rho, None, ">= 0.95", rho >= 0.95))
-    large = [changes[one.name] for one in found if "three times" in one.name]
-    shown = pd.DataFrame(
-        {"name": row["condition"], "value": row["change"], "low": row["low"], "high": row["high"], "role": row["role"]}
-        for row in rows
+                Bar(
+                    f"{steered}: relative change of {spec.side_effect}",
+                    aside.value,
+                    between,
+                    f"within {spec.side_bound:g}",
+                    holds,
+                )
+            )
+        loudest = t.loudest(side)
+        worst, third = t.moved[loudest], abs(moved.value) / 3
+        text = f"the loudest of {len(t.controls(side))} controls ({loudest}): change of {spec.measure}"
+        bars.append(Bar(text, worst.value, (worst.low, worst.high), f"within {third:.3g}{unit}", worst.size < third))
+    dosed = table.dropna(subset="dose")
+    rho = monotone(list(dosed["dose"]), list(dosed[spec.measure]))
+    bars.append(Bar(f"Spearman of {len(dosed)} strengths and mean {spec.measure}", rho, None, ">= 0.95", rho >= 0.95))
+    return bars
+
+
+def _figures(t: _Tested, table: pd.DataFrame) -> list[Figure]:
+    spec, of = t.spec, "relative change of " if t.spec.relative else "change of "
+    dosed = table.dropna(subset="dose").rename(columns={"change": "value"})
+    shown = table.rename(columns={"condition": "name", "change": "value"})
+    dose = plots.dose_curve(
+        dosed[["dose", "value", "low", "high"]],
+        label=of + spec.label,
+        title=f"{t.s.policy}: dose and response",
+        dose_label=f"share of the chosen strength: '{spec.low.words}' to the left, '{spec.high.words}' to the right",
     )
-    curve = pd.DataFrame(
-        {"dose": one.dose, "value": changes[one.name].value if one.name in changes else 0.0, "low": changes[one.name].low if one.name in changes else 0.0,
-         "high": changes[one.name].high if one.name in changes else 0.0}
-        for one in found if one.dose is not None
-    )  # fmt: skip
-    of = "relative change of " if spec.relative else "change of "
+    bars = plots.bars(shown, label=of + spec.label, title=f"{t.s.policy}: every condition", reference=0.0)
+
+    def told(one: pd.DataFrame, key: str) -> str:
+        return f"{of}{spec.label}: " + ", ".join(
+            f"{name} {value:+.3f}" for name, value in zip(one[key], one["value"], strict=True)
+        )
+
+    caption = "Paired with the base; BCa 95 % intervals."
+    return [
+        Figure("dose", dose, caption, told(dosed, "dose")),
+        Figure("conditions", bars, caption, told(shown, "name")),
+    ]
+
+
+def _sentence(t: _Tested, side: Side) -> str:
+    def told(value: float) -> str:
+        return f"{100 * value:+.0f} %" if t.spec.relative else f"{100 * value:+.1f} cm"
+
+    choice, moved, own = t.choices[side.words], t.moved[t.steered(side)], t.moved[f"the words '{side.words}'"]
+    worst = t.moved[t.loudest(side)]
+    return (
+        f"'{side.words}' at {choice.kind} {choice.layer}, strength {choice.beta:g}: {told(moved.value)} ({told(moved.low)} to "
+        f"{told(moved.high)}), success {moved.success:+.2f}. The words themselves do {told(own.value)} (success {own.success:+.2f}), of "
+        f"which steering has {100 * share_of(moved.value, own.value):.0f} %. The loudest of {len(t.controls(side))} equally long "
+        f"controls does {told(worst.value)}."
+    )
+
+
+def _outcome(t: _Tested, title: str, question: str) -> Outcome:
+    table = t.table()
+    large = [t.moved[one.name] for one in t.found if "three times" in one.name]
+    tried = {name: vars(one) | {"tried": one.tried.to_dict("records")} for name, one in t.choices.items()}
     return Outcome(
         title=title,
         question=question,
-        verdict=" ".join(words),
-        bars=bars,
-        episodes=pd.concat(tables.values(), ignore_index=True),
-        conditions=pd.DataFrame(rows),
-        figures=[
-            Figure("dose", plots.dose_curve(curve, label=of + spec.label, title=f"{s.policy}: dose and response",
-                   dose_label=f"share of the chosen strength; left '{spec.low.words}', right '{spec.high.words}'"),
-                   "BCa 95 % intervals of paired differences.", f"Dose curve of {spec.label}: " + ", ".join(f"{d:+g}: {v:.3f}" for d, v in dosed)),
-            Figure("conditions", plots.bars(shown, label=of + spec.label, title=f"{s.policy}: every condition", reference=0.0),
-                   "Paired with the base; BCa 95 % intervals.", "Change by condition: " + ", ".join(f"{r['condition']} {r['change']:+.3f}" for r in rows)),
-        ],
+        verdict=" ".join(_sentence(t, side) for side in (t.spec.low, t.spec.high)),
+        bars=_bars(t, table),
+        episodes=pd.concat(t.tables.values(), ignore_index=True),
+        conditions=table,
+        figures=_figures(t, table),
         notes=[
             "Layer and strength were chosen on other layouts than those of the test; directions were found on a third set.",
-            "A slow-down alone proves little, since large wrong edits slow an arm too: random directions three times as long change it by "
-            + " and ".join(f"{one.value:+.3f} (success {one.success:+.2f})" for one in large) + ".",
+            f"Large wrong edits move the {t.spec.measure} too: random directions three times as long do "
+            + " and ".join(f"{one.value:+.3f} (success {one.success:+.2f})" for one in large)
+            + ".",
             "Pairs in which one side carried nothing have no value and are left out; column pairs counts the rest.",
         ],
-        extra={"choices": {name: {"kind": one.kind, "layer": one.layer, "beta": one.beta, "tried": one.tried.to_dict("records")} for name, one in choices.items()},
-               "comparisons": {name: one.comparison.to_dict() for name, one in changes.items()}},
-    )  # fmt: skip
-
-
-def _sentence(
-    spec: Words, side: Side, choice: Choice, moved: Change, own: Change, worst: Change, n_controls: int
-) -> str:
-    def told(value: float) -> str:
-        return f"{100 * value:+.0f} %" if spec.relative else f"{100 * value:+.1f} cm"
-
-    share = share_of(moved.value, own.value)
-    return (
-        f"'{side.words}' at {choice.kind} {choice.layer}, strength {choice.beta:g}: {told(moved.value)} ({told(moved.low)} to {told(moved.high)}), "
-        f"success {moved.success:+.2f}; the words themselves do {told(own.value)} (success {own.success:+.2f}), so that steering has "
-        f"{100 * share:.0f} % of their effect; the loudest of {n_controls} controls does {told(worst.value)}."
+        extra={
+            "choices": tried,
+            "comparisons": {name: one.comparison.to_dict() for name, one in t.moved.items() if one.comparison},
+        },
     )

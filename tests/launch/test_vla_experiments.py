@@ -1,0 +1,180 @@
+"""Experiments that steer VLAs: what they conclude from constructed episodes, and one real episode of each kind."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from launch.experiments import vla, vla_height, vla_speed, vla_words
+from launch.experiments.base import Say
+from launch.experiments.vla_words import Settings
+from policies.errors import BadInput
+from steer_agents.direction import Direction
+from steer_agents.sites import Site
+
+QUICK = Settings(
+    test_episodes=2, choice_episodes=2, layers=(0, 1), strengths=(0.5, 1.0), doses=(0.5, 1.0), n_random=1, n_permuted=1
+)
+
+
+def episodes(speed: float, success: float = 1.0, n: int = 40, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {"seed": range(n), "episode": range(n), "errored": False, "condition": "x", "steps": 50, "task": "PutRedBlockOnPlate",
+         "success": (np.arange(n) < success * n).astype(float), "transit_speed": speed * (1 + rng.normal(0, 0.02, n)),
+         "height": speed * (1 + rng.normal(0, 0.01, n))}
+    )  # fmt: skip
+
+
+class World:
+    """Stands in for `Bench`: a condition's speed and success follow from its name by a rule."""
+
+    def __init__(self, rule: Any) -> None:
+        self.rule, self.asked = rule, []
+
+    def __call__(self, *_: Any) -> World:
+        return self
+
+    def scenes(self, episodes: int) -> list[Any]:
+        return []
+
+    def direction(self, scenes: Any, words: str, kind: str) -> Direction:
+        keys = [f"language.{layer}.{kind}" for layer in range(2)]
+        raw = {key: np.eye(4)[hash(words) % 4] for key in keys}
+        import torch
+
+        return Direction.from_raw(
+            {key: torch.tensor(value) for key, value in raw.items()}, Site(kind, "all"), method=words
+        )
+
+    def episodes(self, condition: vla.Condition, first_seed: int, count: int) -> pd.DataFrame:
+        self.asked.append((condition.name, first_seed))
+        return self.rule(condition.name)
+
+
+def outcome(rule: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
+    monkeypatch.setattr(vla_words, "Bench", World(rule))
+    return vla_speed.run(QUICK, folder, Say())
+
+
+def ideal(name: str) -> pd.DataFrame:
+    if name.startswith("choice"):
+        if "base" in name:
+            return episodes(1.0)
+        side = 0.4 if "slowly" in name else 1.6
+        if " 1 0.5" in name:  # the best that keeps its success
+            return episodes(0.6 if "slowly" in name else 1.3)
+        return episodes(side, success=0.5) if name.endswith(" 1 1") else episodes(0.9 if "slowly" in name else 1.1)
+    if "slowly x 0.25" in name or "quickly x 0.25" in name:
+        return episodes(0.8 if "slowly" in name else 1.15)
+    if name in ("slowly x 0.5", "the words 'slowly'"):
+        return episodes(0.6)
+    if name in ("quickly x 0.5", "the words 'quickly'"):
+        return episodes(1.3)
+    return episodes(1.0)
+
+
+def test_an_effect_is_shown_and_the_choice_keeps_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = outcome(ideal, monkeypatch, tmp_path)
+    assert {name: (one["layer"], one["beta"]) for name, one in found.extra["choices"].items()} == {
+        "slowly": (1, 0.5), "quickly": (1, 0.5)
+    }  # fmt: skip
+    assert all(bar.holds for bar in found.bars), [bar for bar in found.bars if not bar.holds]
+    assert "-40 %" in found.verdict
+    assert "+30 %" in found.verdict
+    assert "100 %" in found.verdict
+    assert set(found.conditions["role"]) == {"base", "steered", "control", "other"}
+    assert found.conditions.set_index("condition").loc["base", "change"] == 0
+    assert (tmp_path / "tiny-vla-slowly-block_output.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ("random 1- as long as slowly", "loudest"),
+        ("permuted 1 as long as quickly", "loudest"),
+        ("zero strength", "zero strength"),
+    ],
+)
+def test_a_control_that_does_as_much_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: str, text: str
+) -> None:
+    found = outcome(lambda name: episodes(0.7) if name == changed else ideal(name), monkeypatch, tmp_path)
+    short = [bar.name for bar in found.bars if not bar.holds]
+    assert len(short) == 1
+    assert text in short[0]
+
+
+def test_a_control_that_breaks_every_episode_is_not_called_quiet(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def rule(name: str) -> pd.DataFrame:
+        return episodes(math.nan, success=0) if name == "random 1+ as long as slowly" else ideal(name)
+
+    found = outcome(rule, monkeypatch, tmp_path)
+    assert [bar.holds for bar in found.bars if "loudest" in bar.name] == [False, True]
+
+
+def test_lost_success_and_a_missing_effect_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def rule(name: str) -> pd.DataFrame:
+        return episodes(0.95, success=0.9) if name == "slowly x 0.5" else ideal(name)
+
+    short = [bar.name for bar in outcome(rule, monkeypatch, tmp_path).bars if not bar.holds]
+    assert any("change of transit_speed" in name for name in short)
+    assert any("change of success" in name for name in short)
+
+
+def test_layouts_differ_between_tasks_and_finished_conditions_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bench = vla.Bench("tiny-vla", ("PressButton", "CloseDrawer"), tmp_path)
+    calls = []
+
+    def evaluate(
+        policy: Any, task: str, layouts: list[dict[str, int]], seed: int, watch: Any = None
+    ) -> list[dict[str, Any]]:
+        calls.append((task, [one["seed"] for one in layouts], policy.adverb))
+        return [{"task": task, "seed": one["seed"], "success": True, "steps": 3, "speed": 0.1, "height": None,
+                 "transit_speed": None, "approach_speed": 0.1} for one in layouts]  # fmt: skip
+
+    monkeypatch.setattr(vla, "evaluate", evaluate)
+    condition = vla.Condition("said", "other", adverb="slowly")
+    table = bench.episodes(condition, 500, 2)
+    assert calls == [("PressButton", [500, 501], "slowly"), ("CloseDrawer", [600, 601], "slowly")]
+    assert bench.policy.adverb == ""
+    assert table["seed"].is_unique
+    assert table["transit_speed"].isna().all()
+    pd.testing.assert_frame_equal(bench.episodes(condition, 500, 2), table)
+    assert len(calls) == 2
+
+
+@pytest.mark.usefixtures("can_draw")
+def test_scenes_are_what_the_policy_decides_on(tmp_path: Path) -> None:
+    bench = vla.Bench("tiny-vla", ("PressButton",), tmp_path)
+    scenes = bench.scenes(1)
+    assert scenes[0]["instruction"] == "press the button"
+    assert scenes[0]["pixels"]["image"].shape == (64, 64, 3)
+    assert not scenes[0]["previous_action"].any()
+    assert scenes[1]["previous_action"].any()
+    direction = bench.direction(scenes, "slowly")
+    assert len(direction.vectors) == 4
+    steered = bench.episodes(vla.Condition("strong", "steered", vla.pushed(direction, 0, 1.0)), 500, 1)
+    plain = bench.episodes(vla.Condition("base", "base"), 500, 1)
+    zero = bench.episodes(vla.Condition("zero", "base", vla.pushed(direction, 0, 0.0)), 500, 1)
+    assert zero["speed"].equals(plain["speed"])
+    assert steered["speed"].item() < plain["speed"].item()
+
+
+def test_only_policies_that_say_action_tokens(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="action tokens"):
+        vla.Bench("flow-weak", ("PressButton",), tmp_path)
+
+
+def test_quick_forms_are_smaller() -> None:
+    for module in (vla_speed, vla_height):
+        assert module.settings(True).test_episodes < module.settings(False).test_episodes
