@@ -1,4 +1,4 @@
-"""The command line: `steer-agents list | demos | experiment | rollout | compare | find | show | doctor`.
+"""The command line: `steer-agents list | demos | experiment | rollout | compare | find | neurons | show | doctor`.
 
 Every command prints tables for people; `--json` prints the same for programs. A mistake in what was asked gives one clear
 message and exit status 2, never a traceback.
@@ -346,6 +346,64 @@ def find_(
     found = find(policies.load(policy), method, site=site, **prompts)
     found.save(out)
     show(out, json=json)
+
+
+@app.command(name="neurons")
+def neurons(
+    policy: tyro.conf.Positional[str],
+    /,
+    concept: str | None = None,
+    stack: str | None = None,
+    layers: tuple[int, int] | None = None,
+    top_k: int = 10,
+    limit: int = 30,
+    min_score: float = 0.08,
+    final_norm: bool = False,
+    html: Path | None = None,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Read feed-forward neurons through the policy's vocabulary: what each one writes, in tokens.
+
+    Args:
+        policy: e.g. tiny-vla or llm:smollm2-135m.
+        concept: a word, e.g. slow; neurons that say it (and not its opposite) come first.
+        stack: of the policy, its language by default.
+        layers: window START STOP, STOP left out; all by default.
+        top_k: tokens per neuron.
+        limit: neurons to print.
+        min_score: lowest score of a neuron that goes into --out.
+        final_norm: weigh by the gain of the final norm.
+        html: write a page with all of them, to search and sort.
+        out: write the neurons that say the concept as a direction (.safetensors), for SetNeurons.
+        json: print for programs.
+    """
+    import policies
+    from steer_agents.finding import find, neuron_page
+    from steer_agents.finding.concepts import concept_of
+    from steer_agents.finding.value_vectors import neuron_table
+    from steer_agents.sites import steerable
+
+    if out is not None and concept is None:
+        raise BadInput("neurons: --out needs --concept WORD, what the neurons shall say.")
+    if limit < 1:
+        raise BadInput(f"neurons: --limit must be at least 1, got {limit}.")
+    target = steerable(policies.load(policy))
+    meaning = None if concept is None else concept_of(concept)
+    table = neuron_table(target, stack=stack, layers=layers, top_k=top_k, final_norm=final_norm)
+    rows = neuron_page.rows(table, neuron_page.ranked(table, meaning)[:limit])
+    title = f"{policy}: neurons of {table.stack}" + (f" that say {concept!r}" if concept else "")
+    if html is not None:
+        neuron_page.write_page(html, table, title, meaning)
+    if out is not None:
+        find(
+            target, "vocabulary", concept=concept, stack=stack, table=table, min_score=min_score, final_norm=final_norm
+        ).save(out)
+    if not json:
+        rows = [{**row, "tokens": _plain(" | ".join(row["tokens"]))} for row in rows]
+    _print(rows, _plain(f"{title}; {table.n_neurons} in all") if not json else title, json)
+    for path in filter(None, (html, out)):
+        Console(stderr=True, highlight=False).print(f"written: {path}", markup=False, soft_wrap=True)
 
 
 def _lines(path: Path) -> list[str]:

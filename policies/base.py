@@ -69,6 +69,8 @@ class Stack:
         heads: dotted attribute of the config, or else of the model, that holds the number of attention heads; None
             where there are none.
         final_norm, unembedding: module paths that turn a block output into logits; None where there are none.
+        vocabulary_head: module path of the (V, D) weight whose rows `Policy.vocabulary` names, where that is not the
+            unembedding; see `head`.
         token_classes: classes of tokens that the policy declares in `Context.token_classes` while this stack runs.
         repeated: True where the blocks run several times in one call of the model: per camera, generated token or
             denoise step.
@@ -87,6 +89,12 @@ class Stack:
     token_classes: tuple[str, ...] = ()
     repeated: bool = False
     dead: Mapping[int, str] = field(default_factory=dict)
+    vocabulary_head: str | None = None
+
+    @property
+    def head(self) -> str | None:
+        """Module path of the head through which what this stack writes can be read as tokens; None if there is none."""
+        return self.vocabulary_head or self.unembedding
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,23 @@ class SiteMap:
     @property
     def default_stack(self) -> str:
         return next(iter(self.stacks))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the rows of a policy's vocabulary head say.
+
+    Args:
+        tokens: one text per row, a word's leading space kept; "" for rows that are no token (padding).
+        actions: the rows that stand for actions; their texts are what they stand for, e.g. "+0.50".
+    """
+
+    tokens: Sequence[str]
+    actions: range = range(0)
+
+    def __post_init__(self) -> None:
+        if self.actions and not (self.actions[0] >= 0 and self.actions[-1] < len(self.tokens)):
+            raise BadInput(f"Vocabulary: actions {self.actions} are not among its {len(self.tokens)} tokens.")
 
 
 @dataclass
@@ -229,6 +254,10 @@ class Policy(ABC):
     def describe(self) -> dict[str, Any]:
         """A JSON-able description that fixes the policy's behaviour: written beside every result."""
         return {"name": self.name}
+
+    def vocabulary(self) -> Vocabulary | None:
+        """The tokens of the default stack's head (`Stack.head`), one per row; None if the policy knows no words."""
+        return None
 
     def set_decision(self, **settings: Any) -> dict[str, Any]:
         """Change how the choice is drawn (entrance "decision"); returns the previous values of the same settings.

@@ -22,7 +22,7 @@ Steering's absolute one; `LogitMix` passes early layers through the final norm, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -311,20 +311,30 @@ class SetNeurons(Intervention):
     """Set chosen coordinates (usually MLP neurons) to a value; strength 1 sets them fully.
 
     Args:
-        indices: coordinates at the site.
-        values: one value for all of them, or one each.
+        direction: a set of neurons, as `find(policy, "vocabulary", ...)` gives: at each layer the coordinates that are not zero.
+        indices: or else coordinates at the site, the same at all its layers.
+        values: one value for all of them, or one per index; for a direction a mapping location key -> one value per neuron, e.g. from
+            `activation_quantile`.
     """
 
-    indices: Sequence[int]
-    values: float | Sequence[float]
+    direction: Direction | None = field(default=None, kw_only=False)
+    indices: Sequence[int] = ()
+    values: float | Sequence[float] | Mapping[str, Sequence[float]]
     strength: float | torch.Tensor | Strength = 1.0
     invariants = ("other coordinates untouched", "idempotent at 1")
 
     def __post_init__(self) -> None:
-        values = list(self.values) if isinstance(self.values, Iterable) else [self.values] * len(self.indices)
-        object.__setattr__(self, "indices", tuple(int(i) for i in self.indices))
-        object.__setattr__(self, "values", tuple(float(value) for value in values))
         self._check_strength()
+        object.__setattr__(self, "indices", tuple(int(i) for i in self.indices))
+        if self.direction is not None:
+            self._check_set(self.direction)
+            return
+        if isinstance(self.values, Mapping):
+            raise BadInput(
+                "SetNeurons: values by layer belong to a direction; with indices give one number, or one each."
+            )
+        values = list(self.values) if isinstance(self.values, Iterable) else [self.values] * len(self.indices)
+        object.__setattr__(self, "values", tuple(float(value) for value in values))
         if not self.indices or len(values) != len(self.indices) or len(set(self.indices)) != len(self.indices):
             raise BadInput(
                 f"SetNeurons: expected distinct indices with one value or one value each, got {len(self.indices)} "
@@ -335,21 +345,65 @@ class SetNeurons(Intervention):
         if not torch.isfinite(torch.tensor(self.values)).all():
             raise NonFinite(f"SetNeurons: values must be finite, got {self.values}.")
 
+    def _check_set(self, direction: Direction) -> None:
+        """Refuse what does not fit a set of neurons; values become one tuple per layer."""
+        if self.indices:
+            raise BadInput("SetNeurons: give a direction or indices, not both; the direction names its neurons itself.")
+        counts = {key: len(indices) for key, indices in neurons_of(direction).items()}
+        given = self.values
+        if isinstance(given, Iterable) and not isinstance(given, Mapping):
+            raise BadInput(
+                "SetNeurons: with a direction give one number, or a mapping location key -> one value per neuron; its neurons are "
+                f"{counts}."
+            )
+        table = {key: tuple(map(float, given[key])) for key in given} if isinstance(given, Mapping) else {}
+        if not isinstance(given, Mapping):
+            table = {key: (float(given),) * n for key, n in counts.items()}
+        found = {key: len(values) for key, values in table.items()}
+        if found != counts:
+            raise BadInput(f"SetNeurons: expected values for {counts} (location key: neurons), got {found}.")
+        if not all(torch.isfinite(torch.tensor(values)).all() for values in table.values()):
+            raise NonFinite(f"SetNeurons: values must be finite, got {table}.")
+        object.__setattr__(self, "values", table)
+
     def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
+        if self.direction is not None:
+            assert isinstance(self.values, Mapping)
+            return (torch.tensor(neurons_of(self.direction)[key]), torch.tensor(self.values[key]))
         return (torch.tensor(self.indices), torch.tensor(self.values))
 
     def width(self, key: str) -> int | None:
-        return None  # any that has the indices, which `edit` checks
+        """That of the direction; with indices any that has them, which `edit` checks."""
+        return None if self.direction is None else self.direction.vectors[key].shape[-1]
 
     def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
         indices, values = tensors
-        if max(self.indices) >= h.shape[-1]:
+        if self.indices and max(self.indices) >= h.shape[-1]:
             raise BadInput(f"SetNeurons: index {max(self.indices)} does not exist; the site is {h.shape[-1]} wide.")
         return set_neurons(h, indices, values, s)
 
     def describe(self) -> dict[str, Any]:
+        if isinstance(self.values, Mapping):
+            return {**super().describe(), "values": {key: list(values) for key, values in self.values.items()}}
         assert not isinstance(self.values, float)
         return {**super().describe(), "indices": list(self.indices), "values": list(self.values)}
+
+
+def neurons_of(direction: Direction) -> dict[str, tuple[int, ...]]:
+    """Location key -> the neurons that a direction names, ascending: its entries that are not zero.
+
+    Raises:
+        BadInput: it is no set of neurons: it has several rows, negative entries, or none that is zero.
+    """
+    named = {}
+    for key, rows in direction.vectors.items():
+        if len(rows) > 1 or bool((rows < 0).any()) or (rows.shape[1] > 1 and bool((rows != 0).all())):
+            raise BadInput(
+                f"the direction ({direction.method}) at {key} is no set of neurons: one row with positive entries at some of its "
+                f"coordinates and zeros elsewhere. Find one with find(policy, 'vocabulary', ...); for the opposite set negative values."
+            )
+        named[key] = tuple(rows[0].nonzero()[:, 0].tolist())
+    return named
 
 
 @dataclass(frozen=True, kw_only=True)

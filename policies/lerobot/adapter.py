@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policies.base import Context, Decision, Observation
+from policies.base import Context, Decision, Observation, SiteMap, Vocabulary
 from policies.chunks import ChunkPolicy
 from policies.errors import BadInput, nearest
 from policies.generative import DenoiseState, GenerativePolicy, PathHook, checked_noise
@@ -21,6 +21,7 @@ from policies.lerobot.observations import Translation, frames, stacked
 from policies.lerobot.sampler import ChunkSampler
 from policies.lerobot.types import TYPES
 from policies.site_maps import site_map_for
+from policies.token_texts import token_texts
 
 
 class Stock:
@@ -113,6 +114,27 @@ class Stock:
                 batched[key] = np.stack(values)
         return self.batch(batched)
 
+    def vocabulary(self, site_map: SiteMap) -> Vocabulary | None:
+        """The tokens of the language stack's head; None if the policy reads no text.
+
+        pi0-FAST's action tokens are the last ones of the tokenizer, in reverse: V - 1 - `fast_skip_tokens` - token. They are
+        coefficients of a chunk, of no value alone, and say "<action 7>".
+        """
+        stack = site_map.stacks.get("language")
+        step = next((step for step in self.pre.steps if getattr(step, "input_tokenizer", None) is not None), None)
+        if stack is None or stack.head is None or step is None:
+            return None
+        head = self.sampler.get_submodule(stack.head).weight
+        assert isinstance(head, torch.Tensor)
+        n_rows = len(head)
+        texts, actions = list(token_texts(step.input_tokenizer, n_rows)), range(0)
+        fast = getattr(self.policy, "action_tokenizer", None)
+        if fast is not None:
+            stop = self.policy._paligemma_tokenizer.vocab_size - self.config.fast_skip_tokens
+            actions = range(max(0, stop - fast.bpe_tokenizer.vocab_size), min(stop, n_rows))
+            texts[actions.start : actions.stop] = [f"<action {stop - 1 - i}>" for i in actions]
+        return Vocabulary(tuple(texts), actions)
+
     def describe(self, name: str) -> dict[str, Any]:
         """Name, precision and every field of LeRobot's config."""
         import draccus
@@ -199,6 +221,9 @@ class LeRobotPolicy(ChunkPolicy):
         self._temperature = float(settings.get("temperature", self._temperature))
         return previous
 
+    def vocabulary(self) -> Vocabulary | None:
+        return self.stock.vocabulary(site_map_for(self.stock.policy))
+
     def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
         """Unbatched observations, each with its instruction under "task" -> one batch for `module`."""
         return [self.stock.many(inputs)]
@@ -283,6 +308,9 @@ class LeRobotDenoiser(GenerativePolicy):
         """A sample as it would be executed: (B, *noise_shape) -> (B, H, A)."""
         assert self.stock.kind.trim is not None
         return self.stock.finish(self.stock.kind.trim(self.stock.policy, x))
+
+    def vocabulary(self) -> Vocabulary | None:
+        return self.stock.vocabulary(site_map_for(self.stock.policy))
 
     def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
         """Unbatched observations, each with its instruction under "task" -> one batch, the noise of seed 0 in every row.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policies.base import Decision, Observation, Policy, SiteMap
+from policies.base import Decision, Observation, Policy, SiteMap, Vocabulary
 from policies.errors import BadInput, nearest
 from policies.llm_agent.batching import left_padded, with_positions
 from policies.llm_agent.config import LLMAgentConfig, check_temperature
@@ -32,6 +32,7 @@ from policies.llm_agent.prompts import (
     with_own_completions,
 )
 from policies.llm_agent.readouts import ForcedChoice, Question, Readout, Sampled
+from policies.token_texts import token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -172,6 +173,9 @@ class LLMAgent(Policy):
         if "temperature" in settings:
             self._temperature = check_temperature(settings["temperature"])
         return previous
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(token_texts(self.tokenizer, self.module.get_output_embeddings().weight.shape[0]))
 
     def encode(self, inputs: Sequence[str | Sequence[Message]]) -> list[Mapping[str, Any]]:
         """Turn prompts into keyword batches for `module`, padded on the left: column -1 is every row's last token.

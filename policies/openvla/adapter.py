@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from policies.base import Decision, Observation, Policy
+from policies.base import Decision, Observation, Policy, Vocabulary
 from policies.errors import BadInput, nearest
 from policies.openvla.actions import ActionBins, ActionNorm, libero_gripper
 from policies.openvla.decoding import generate
@@ -26,6 +26,7 @@ from policies.openvla.images import pixel_values
 from policies.openvla.model import OpenVLAModel
 from policies.openvla.options import OpenVLAOptions, check_temperature
 from policies.openvla.prompts import PromptReader
+from policies.token_texts import token_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -180,6 +181,15 @@ class OpenVLAPolicy(Policy):
                 {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, "pixel_values": pixels}
             )
         return batches
+
+    def vocabulary(self) -> Vocabulary:
+        """Llama's tokens; action tokens say their value in (-1, 1), before the scale of the data set."""
+        config = self.module.config
+        texts = list(token_texts(self.reader.tokenizer, int(config.text_config.vocab_size)))
+        actions = range(self.bins.first_id, config.n_text_tokens)
+        values = self.bins.values(np.arange(actions.start, actions.stop))
+        texts[actions.start : actions.stop] = [f"{value:+.2f}" for value in values]
+        return Vocabulary(tuple(texts), actions)
 
     # ---- the decision
 

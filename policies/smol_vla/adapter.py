@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from policies.action_tokens import ActionTokenPolicy
-from policies.base import Observation
+from policies.base import Observation, Vocabulary
 from policies.errors import BadInput
 from policies.site_maps import site_map_for
 from policies.smol_vla.model import SmolVLA
-from policies.tiny_vla.config import TinyVLAConfig
+from policies.tiny_vla.config import N_BINS, TinyVLAConfig
 
 Heard = tuple[list[int], list[int]]
 """A text as the language model hears it and as the eyes do: token ids and word ids."""
@@ -25,13 +25,14 @@ class SmolVLAPolicy(ActionTokenPolicy):
         network: with its config.
         tokenize: text -> token ids of the language model.
         adverb, instruction: see `ActionTokenPolicy`.
+        texts: what the language model's tokens say, asked for when the vocabulary is; None if nobody knows.
     """
 
     def __init__(
         self, network: SmolVLA, tokenize: Callable[[str], list[int]], name: str = "smol-vla-135m", adverb: str = "",
-        instruction: str | None = None,
+        instruction: str | None = None, texts: Callable[[], Sequence[str]] | None = None,
     ) -> None:  # fmt: skip
-        self.network, self.tokenize = network, tokenize
+        self.network, self.tokenize, self._texts = network, tokenize, texts
         self._eyes = network.config.eyes()
         super().__init__(network.config, name, adverb, instruction)
         self.module = network.eval()
@@ -46,6 +47,14 @@ class SmolVLAPolicy(ActionTokenPolicy):
 
     def understood(self, text: str) -> None:
         """Nothing is refused yet: the language model hears any word, and an adverb is nothing that eyes hear."""
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Words of the language model, then the action bins: the rows of `lm_head`."""
+        if self._texts is None:
+            return None
+        bins = (f"{2 * i / (N_BINS - 1) - 1:+.2f}" for i in range(N_BINS))
+        c = self.network.config
+        return Vocabulary((*self._texts(), *bins), range(c.n_words, c.vocab_size))
 
     def inputs(self, observation: Observation, heard: Sequence[Heard], previous: np.ndarray) -> dict[str, torch.Tensor]:
         pixels, agent_pos = self.arrays(observation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from policies.errors import BadArtifact
 from policies.smol_vla.adapter import SmolVLAPolicy
 from policies.smol_vla.config import SmolVLAConfig
 from policies.smol_vla.model import SmolVLA
+from policies.token_texts import token_texts
 
 KIND = "smol-vla-135m"
 
@@ -45,11 +47,26 @@ def load(argument: str = KIND, **options: Any) -> SmolVLAPolicy:
     config, tensors = weights.read(path, KIND)
     network, tokenize = fresh(SmolVLAConfig(**config))
     fill(network, tensors, path)
-    return SmolVLAPolicy(network, tokenize, name=path.stem, **options)
+    return SmolVLAPolicy(network, tokenize, name=path.stem, texts=tokenize.texts, **options)
 
 
-def fresh(config: SmolVLAConfig, seed: int = 0) -> tuple[SmolVLA, Any]:
-    """An untrained network on SmolLM2-135M-Instruct, and its tokenizer as a function text -> ids."""
+class Tokenize:
+    """The language model's tokenizer as a function of an instruction; it also says what each token stands for."""
+
+    def __init__(self, tokenizer: Any, n_words: int) -> None:
+        self._tokenizer, self._n_words = tokenizer, n_words
+
+    def __call__(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text.lower().replace(",", "").rstrip(". "))["input_ids"]
+        return ids
+
+    def texts(self) -> Sequence[str]:
+        """One text per token of the language model."""
+        return token_texts(self._tokenizer, self._n_words)
+
+
+def fresh(config: SmolVLAConfig, seed: int = 0) -> tuple[SmolVLA, Tokenize]:
+    """An untrained network on SmolLM2-135M-Instruct, and its tokenizer."""
     import torch
 
     from policies.llm_agent.smollm2 import load_smollm2
@@ -58,9 +75,4 @@ def fresh(config: SmolVLAConfig, seed: int = 0) -> tuple[SmolVLA, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = SmolVLA(config, language)
-
-    def tokenize(text: str) -> list[int]:
-        ids: list[int] = tokenizer(text.lower().replace(",", "").rstrip(". "))["input_ids"]
-        return ids
-
-    return network, tokenize
+    return network, Tokenize(tokenizer, config.n_words)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from policies.action_tokens import ActionTokenPolicy
-from policies.base import Observation
+from policies.base import Observation, Vocabulary
 from policies.site_maps import site_map_for
-from policies.tiny_vla.config import ACTION, IMAGE, SPECIAL, STATE
+from policies.tiny_vla.config import ACTION, IMAGE, N_BINS, SPECIAL, STATE
 from policies.tiny_vla.model import TinyVLA
 
 
@@ -32,6 +32,11 @@ class TinyVLAPolicy(ActionTokenPolicy):
 
     def heard(self, text: str) -> list[int]:
         return self.network.config.word_ids(text)
+
+    def vocabulary(self) -> Vocabulary:
+        config = self.network.config
+        tokens = tuple(config.token(i) for i in range(config.vocab_size))
+        return Vocabulary(tokens, range(config.vocab_size - N_BINS, config.vocab_size))
 
     def inputs(
         self, observation: Observation, heard: Sequence[list[int]], previous: np.ndarray

@@ -17,6 +17,7 @@ METHODS: dict[str, str] = {
     "lda": "steer_agents.finding.contrast:lda",
     "prompt-contrast": "steer_agents.finding.prompts:prompt_contrast",
     "entropy": "steer_agents.finding.entropy:entropy",
+    "vocabulary": "steer_agents.finding.vocabulary:vocabulary",
     "random": "steer_agents.finding.controls:random",
     "permuted": "steer_agents.finding.controls:permuted",
 }
