@@ -144,3 +144,39 @@ def test_demonstrations_are_recorded_from_the_shell(run: Callable[..., Done]) ->
     again = run(*args)
     assert again.code == 2
     assert "exists already" in again.err
+
+
+def test_neurons_are_read_searched_and_saved_from_the_shell(run: Callable[..., Done], tiny_llm: str) -> None:
+    done = run(
+        "neurons",
+        tiny_llm,
+        "--concept",
+        "red",
+        "--top-k",
+        "5",
+        "--limit",
+        "3",
+        "--html",
+        "n.html",
+        "--out",
+        "red.safetensors",
+    )
+    assert done.code == 0, done.err
+    assert "neurons of language that say 'red'" in " ".join(done.out.split())
+    assert "neurons of language" in Path("n.html").read_text()
+    shown = json.loads(run("show", "red.safetensors", "--json").out)
+    assert shown["method"] == "vocabulary"
+    assert shown["info"]["concept"] == "red"
+    rows = json.loads(run("neurons", tiny_llm, "--layers", "1", "3", "--limit", "4", "--json").out)
+    assert len(rows) == 4
+    assert {row["layer"] for row in rows} <= {1, 2}
+    assert len(rows[0]["tokens"]) == 10
+    for args, message in {
+        ("--out", "x.safetensors"): "--out needs --concept",
+        ("--concept", "gren"): "Nearest words that are: green",
+        ("--layers", "0", "9"): "does not exist",
+        ("--limit", "0"): "--limit must be at least 1",
+    }.items():
+        refused = run("neurons", tiny_llm, *args)
+        assert refused.code == 2
+        assert message in refused.err

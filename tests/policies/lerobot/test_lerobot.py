@@ -490,3 +490,28 @@ def test_drawn_tokens_follow_the_softmax(shared: Shared) -> None:
     policy.set_decision(temperature=0.0)
     share = torch.bincount(drawn, minlength=3) / 4000
     torch.testing.assert_close(share, torch.softmax(logits / 2, 0), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["smolvla", "pi0", "pi0_fast"])
+def test_language_stacks_name_their_tokens_and_experts_are_refused(shared: Callable[[str], Any], kind: str) -> None:
+    policy = shared(kind)
+    words = policy.vocabulary()
+    target = steerable(policy)
+    head = target.module.get_submodule(target.site_map.stacks["language"].head)
+    assert len(words.tokens) == len(head.weight)
+    assert bool(words.actions) == (kind == "pi0_fast")
+    if kind == "pi0_fast":
+        last = words.actions[-1]
+        assert words.tokens[last] == "<action 0>"
+        said = policy.stock.policy._paligemma_tokens_to_act_tokens(torch.tensor([last, last - 1]))
+        assert said.tolist() == [0, 1]
+        return
+    with pytest.raises(BadInput, match=r"stack 'expert' .* has no vocabulary.*Stacks that have one: language"):
+        sa.find(policy, "vocabulary", concept="slow", stack="expert")
+
+
+@pytest.mark.parametrize("kind", ["act", "diffusion"])
+def test_policies_that_read_no_text_have_no_vocabulary(shared: Callable[[str], Any], kind: str) -> None:
+    assert shared(kind).vocabulary() is None
+    with pytest.raises(BadInput, match="has no vocabulary"):
+        sa.find(shared(kind), "vocabulary", concept="slow")

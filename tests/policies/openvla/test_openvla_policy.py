@@ -408,3 +408,14 @@ def test_encode_takes_pictures_with_instructions(policy: OpenVLAPolicy) -> None:
     assert image.shape == (9 * PATCHES, 32)
     with pytest.raises(BadInput, match="encode takes a list of mappings with 'pixels' and 'task_description', got str"):
         policy.encode(["pick up the bowl"])
+
+
+def test_the_vocabulary_says_words_and_values(policy: OpenVLAPolicy) -> None:
+    words = policy.vocabulary()
+    bins = policy.bins
+    assert len(words.tokens) == len(policy.module.language_model.lm_head.weight)
+    assert words.actions == range(bins.first_id, bins.n_text_tokens)
+    assert words.tokens[words.actions[-1]] == f"{bins.centres[0]:+.2f}"
+    assert words.tokens[words.actions[0]] == f"{bins.centres[-1]:+.2f}"
+    token = policy.reader.tokenizer.encode("robot", add_special_tokens=False).ids[-1]
+    assert words.tokens[token].strip()

@@ -187,3 +187,15 @@ def test_unknown_names_are_refused() -> None:
     for wrong in ({"n_action_steps": 9}, {"rank": 0}, {"active": (7,)}):
         with pytest.raises(BadInput):
             SmolVLAConfig(**{"words": ("put",), **wrong})
+
+
+def test_words_are_read_through_the_tail_of_the_word_head_not_the_action_head() -> None:
+    assert policy().vocabulary() is None
+    names = [f"w{i}" for i in range(tiny_models.VOCAB)]
+    words = policy(texts=lambda: names).vocabulary()
+    assert words is not None
+    assert len(words.tokens) == tiny_models.VOCAB + 256 == len(policy().network.lm_head.weight)
+    assert list(words.tokens[: tiny_models.VOCAB]) == names
+    assert [words.tokens[i] for i in (words.actions[0], words.actions[-1])] == ["-1.00", "+1.00"]
+    found = sa.find(policy(texts=lambda: names), "vocabulary", concept="w7", min_score=0.01)
+    assert found.info["neurons"]
