@@ -8,7 +8,7 @@ methods that need them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -117,42 +117,107 @@ def stream(
         NonFinite: an activation is NaN or infinite.
         BadInput: the scope selects nothing in the whole data, or the site is limited to steps or to decoding.
     """
+    n_tokens = 0
+    for values in _selected(target, batches, site):
+        count = 0
+        for key, (value, mask) in values.items():
+            h = value.reshape(-1, value.shape[-1]) if mask is None else value[mask]
+            count = len(h)
+            if count:
+                consume(key, h.float())
+        n_tokens += count
+    if n_tokens == 0:
+        raise BadInput(
+            f"capture: token scope {site.scope.kind!r} selected no token in the data; widen it or check the data."
+        )
+    return n_tokens
+
+
+def _selected(
+    target: Steerable, batches: Iterable[Batch], site: Site
+) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor | None]]]:
+    """Per batch: location key -> (B, N, D) and the (B, N) bool of the selected tokens, None for all of them."""
+    check_readable(site)
+    locations = resolve(target, site)
+    tracked = Tracked(target, site)
+    with Reader(target, locations) as reader:
+        for batch in batches:
+            current = tracked.observe(batch)
+            found = {}
+            for key, value in reader.run(batch).items():
+                mask = tracked.mask(current or reader.passes[key])
+                mask = None if mask is None else mask.to(value.device)
+                if not torch.isfinite(value if mask is None else value[mask]).all():
+                    raise NonFinite(f"capture at {key}: the model gave NaN or infinite activations on this data.")
+                found[key] = value, mask
+            yield found
+
+
+def check_readable(site: Site) -> None:
+    """Raise BadInput for sites that are limited to steps or to decoding, which single passes over data do not have."""
     if site.env_steps is not None or site.phase == "decode":
         raise BadInput(
             f"capture reads single prefill passes over data: env_steps={site.env_steps} and phase={site.phase!r} have "
             "no meaning there. Leave them at their defaults."
         )
-    locations = resolve(target, site)
-    scope = site.scope
-    own_tokens = locations[0].tokens and locations[0].stack == target.site_map.default_stack
-    tracker = PassTracker(target.module, [scope])
-    context = target.policy.context if target.policy is not None else Context()
-    n_tokens = 0
-    with Reader(target, locations) as reader:
-        for batch in batches:
-            kwargs = batch if isinstance(batch, Mapping) else {}
-            args = () if isinstance(batch, Mapping) else (batch,)
-            current = tracker.observe(args, kwargs, context) if own_tokens else None
-            values = reader.run(batch)
-            count = 0
-            for key, value in values.items():
-                seen = current or reader.passes[key]
-                mask = None if seen is None else seen.mask(scope)
-                if seen is not None and mask is None and seen.real is not None:
-                    mask = seen.real
-                h = value.reshape(-1, value.shape[-1]) if mask is None else value[mask.to(value.device)]
-                h = h.float()
-                if not torch.isfinite(h).all():
-                    raise NonFinite(f"capture at {key}: the model gave NaN or infinite activations on this data.")
-                count = len(h)
-                if count:
-                    consume(key, h)
-            n_tokens += count
-    if n_tokens == 0:
-        raise BadInput(
-            f"capture: token scope {scope.kind!r} selected no token in the data; widen it or check the data."
-        )
-    return n_tokens
+
+
+class Tracked:
+    """Which tokens of a batch a site's scope selects."""
+
+    def __init__(self, target: Steerable, site: Site) -> None:
+        location = resolve(target, site)[0]
+        self._scope = site.scope
+        self._own = location.tokens and location.stack == target.site_map.default_stack
+        self._tracker = PassTracker(target.module, [site.scope])
+        self._context = target.policy.context if target.policy is not None else Context()
+
+    def observe(self, batch: Batch) -> Pass | None:
+        """The pass that a batch is about to make, where its tokens are the module's own input."""
+        kwargs = batch if isinstance(batch, Mapping) else {}
+        args = () if isinstance(batch, Mapping) else (batch,)
+        return self._tracker.observe(args, kwargs, self._context) if self._own else None
+
+    def mask(self, seen: Pass | None) -> torch.Tensor | None:
+        """(B, N) bool of the selected real tokens, None for all."""
+        if seen is None:
+            return None
+        mask = seen.mask(self._scope)
+        return seen.real if mask is None else mask
+
+
+def scene_means(
+    target: Steerable, batches: Iterable[Batch], site: Site
+) -> tuple[dict[str, torch.Tensor], dict[str, Moments]]:
+    """Location key -> (n, D) float32, the mean over each input's selected tokens; and the `Moments` of those tokens.
+
+    Both in one pass. The moments count every token, so that `mean_norm` is that of an activation and not that of a mean.
+
+    Raises:
+        BadInput: the scope selects no token of some input.
+    """
+    means: dict[str, list[torch.Tensor]] = {}
+    table: dict[str, Moments] = {}
+    start = 0
+    for values in _selected(target, batches, site):
+        n_rows = 0
+        for key, (h, mask) in values.items():
+            n_rows = len(h)
+            share = torch.ones(h.shape[:2], device=h.device) if mask is None else mask.float()
+            counts = share.sum(1, keepdim=True)
+            if (counts == 0).any():
+                row = start + int((counts[:, 0] == 0).nonzero()[0, 0])
+                raise BadInput(
+                    f"capture at {key}: token scope {site.scope.kind!r} selects no token of input {row}; widen it."
+                )
+            picked = h.reshape(-1, h.shape[-1]) if mask is None else h[mask]
+            kept = h if mask is None else h.masked_fill(~mask[..., None], 0)
+            means.setdefault(key, []).append((kept.double().sum(1) / counts).float().cpu())
+            table.setdefault(key, Moments()).update(picked)
+        start += n_rows
+    if not means:
+        raise BadInput("capture: got no inputs.")
+    return {key: torch.cat(parts) for key, parts in means.items()}, table
 
 
 def rows(target: Steerable, batches: Iterable[Batch], site: Site) -> dict[str, torch.Tensor]:
