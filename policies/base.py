@@ -144,6 +144,8 @@ class Context:
     Args:
         env_step: (B,) int64, environment steps since each row's reset.
         observation: the batch that was passed to `Policy.act`, unchanged.
+        infos: B infos of the environment that belong to this observation, as passed to `Policy.act`; None if it was given
+            none. A row whose episode has ended keeps its last one.
         act_calls: number of `act` calls since the policy was made; a cache key for gates that look at the observation.
         phase: "prefill" while a prompt is encoded, "decode" while tokens or actions are generated, None to infer it.
         token_classes: class name ("image", "state", ...) -> (B, N) bool, for the tokens of this pass.
@@ -154,6 +156,7 @@ class Context:
 
     env_step: np.ndarray | None = None
     observation: Observation | None = None
+    infos: Sequence[Mapping[str, Any]] | None = None
     act_calls: int = 0
     phase: str | None = None
     token_classes: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -195,6 +198,8 @@ class Policy(ABC):
     entrances: frozenset[str] = frozenset()
     module: torch.nn.Module | None = None
     site_map: SiteMap | None = None
+    no_action_values: str = "it does not say how actions follow from a batch of its network."
+    """Why there is no `action_values`, a sentence."""
 
     def __init__(self) -> None:
         self.context = Context()
@@ -215,19 +220,28 @@ class Policy(ABC):
         self.context.env_step = np.zeros(len(seeds), dtype=np.int64)
         self._reset([int(seed) for seed in seeds], infos)
 
-    def act(self, observation: Observation, active: np.ndarray | None = None) -> Decision:
+    def act(
+        self,
+        observation: Observation,
+        active: np.ndarray | None = None,
+        infos: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Decision:
         """Choose one action per row.
 
         Args:
             observation: named arrays (or tuples of strings) with leading axis B.
             active: (B,) bool; rows whose episode has ended keep their place in the batch, but their action is ignored.
+            infos: what the environment said about each row with this observation. The policy does not look at them; gates on
+                measured quantities do (`steer_agents.gates.Measured`).
         Raises:
             NonFinite: an active row's action is NaN or infinite.
-            BadInput: `reset` was not called, or the batch size changed since.
+            BadInput: `reset` was not called, or the batch size changed since, or there is not one info per row.
         """
         if self._batch_size is None:
             raise BadInput(f"{self.name}: act was called before reset; call policy.reset(seeds) first.")
-        self.context.observation = observation
+        if infos is not None and len(infos) != self._batch_size:
+            raise BadInput(f"{self.name}: expected {self._batch_size} infos, one per row, got {len(infos)}.")
+        self.context.observation, self.context.infos = observation, infos
         self.context.act_calls += 1
         active = np.ones(self._batch_size, dtype=bool) if active is None else np.asarray(active, dtype=bool)
         decision = self._act(observation, active)
@@ -268,6 +282,20 @@ class Policy(ABC):
         raise BadInput(
             f"{self.name} has no decision settings, got {sorted(settings)}{nearest('', [])}. "
             "Use a policy whose `entrances` contain 'decision'."
+        )
+
+    def action_values(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Actions as a smooth function of what happens in `module`, for gradients with respect to activations.
+
+        Args:
+            batch: one batch of `encode`, the latest.
+        Returns:
+            (B, H, A) float32 with a graph, in the environment's units, not clipped.
+        Raises:
+            BadInput: this policy has none; the message says why.
+        """
+        raise BadInput(
+            f"{self.name} has no action values with a gradient: {self.no_action_values} Use a contrast of activations instead."
         )
 
     def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:

@@ -1,22 +1,23 @@
 """When, and for whom: gates multiply the strength.
 
 A gate returns a weight: one number, (B,) for one per row, or (B, N) for one per token. Gates multiply: `Window(5, 10) *
-my_gate`. Schedules read `Context.env_step` (environment steps since reset, per row); outside of a control loop, where
-no policy keeps that count, they raise instead of guessing.
+my_gate`. `Observed` reads the observation, `Measured` what the environment reports in info. Schedules read
+`Context.env_step` (environment steps since reset, per row); outside of a control loop, where no policy keeps that count,
+they raise instead of guessing.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from policies.base import Context
-from policies.errors import BadInput, NonFinite
+from policies.errors import BadInput, NonFinite, nearest
 from steer_agents.fingerprint import data_fingerprint
 from steer_agents.tokens import Pass, TokenScope, as_scope, per_row
 
@@ -193,6 +194,130 @@ class Observed(Gate):
 
     def describe(self) -> dict[str, Any]:
         return {"gate": "Observed", "function": _plain(self.function)}
+
+
+@dataclass(frozen=True)
+class Measured(Gate):
+    """1 while a quantity that the environment reports is in range, per row: "only while carrying", "only near the glass".
+
+        Measured("held")                                              while info["held"] is true
+        Measured("stage", equals=1)                                   in the second stage
+        Measured("clearance_glass", below=0.08, release=0.10)         from within 8 cm until beyond 10 cm
+
+    The quantity is read from the infos that came with the observation (`rollout` passes them; your own loop does with
+    `policy.act(observation, infos=infos)`), when the network runs: a policy that acts in chunks looks once per chunk.
+    Like all gates these multiply.
+
+    Args:
+        quantity: key of info; its value must be a number or a boolean, infinity included.
+        above: open where value > above; without `below` and `equals` this is 0.5, so that a boolean opens when true.
+        below: open where value < below.
+        equals: open where value == equals.
+        release: hysteresis: once open, a row's gate stays open until value <= release (with `above`) or value >= release
+            (with `below`), or a new episode begins. None closes it as soon as it would not open.
+    Raises:
+        BadInput: nonsense bounds; when run: no infos, or no such quantity in a row's info.
+        NonFinite: when run: the quantity is NaN.
+    """
+
+    quantity: str
+    above: float | None = None
+    below: float | None = None
+    equals: float | None = None
+    release: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in ("above", "below", "equals") if getattr(self, name) is not None}
+        if len(given) > 1:
+            raise BadInput(
+                f"Measured({self.quantity!r}): give one of above, below, equals; got {given}. Multiply gates."
+            )
+        if not given:
+            object.__setattr__(self, "above", 0.5)
+        bounds = [value for value in (self.above, self.below, self.equals, self.release) if value is not None]
+        if any(math.isnan(bound) for bound in bounds):
+            raise NonFinite(f"Measured({self.quantity!r}): bounds must be numbers, got {bounds}.")
+        if self.release is not None:
+            late = (self.above is not None and self.release > self.above) or (
+                self.below is not None and self.release < self.below
+            )
+            if late or self.equals is not None:
+                raise BadInput(
+                    f"Measured({self.quantity!r}): release={self.release} must lie below `above` ({self.above}) or above `below` "
+                    f"({self.below}), where the gate is open already; `equals` has none."
+                )
+        object.__setattr__(self, "_memory", None)
+
+    def weight(self, context: Context, current: Pass | None, h: torch.Tensor | None) -> Weight:
+        if context.infos is None:
+            raise BadInput(
+                f"Measured({self.quantity!r}) needs the environment's infos: use rollout, or policy.act(observation, infos=infos)."
+            )
+        memory = self._memory  # type: ignore[attr-defined]
+        if memory is not None and memory[0] is context and memory[1] == context.act_calls:
+            remembered: torch.Tensor = memory[2]
+            return remembered
+        value = torch.tensor([self._value(info, row) for row, info in enumerate(context.infos)], dtype=torch.float64)
+        opened = self._opens(value)
+        if self.release is not None:
+            opened |= self._were_open(context, memory, len(value)) & self._holds(value)
+        weight = opened.float()
+        object.__setattr__(self, "_memory", (context, context.act_calls, weight))
+        return weight
+
+    def _value(self, info: Mapping[str, Any], row: int) -> float:
+        if self.quantity not in info:
+            raise BadInput(
+                f"Measured({self.quantity!r}): the info of batch row {row} has no such quantity"
+                f"{nearest(self.quantity, sorted(key for key, value in info.items() if _is_number(value)))}"
+            )
+        value = info[self.quantity]
+        if not _is_number(value):
+            raise BadInput(
+                f"Measured({self.quantity!r}): expected a number in the info of batch row {row}, got {value!r}; numbers are "
+                f"{', '.join(sorted(key for key, value in info.items() if _is_number(value)))}."
+            )
+        if math.isnan(value):
+            raise NonFinite(f"Measured({self.quantity!r}): the info of batch row {row} says NaN.")
+        return float(value)
+
+    def _opens(self, value: torch.Tensor) -> torch.Tensor:
+        if self.above is not None:
+            return value > self.above
+        if self.below is not None:
+            return value < self.below
+        assert self.equals is not None
+        return value.eq(self.equals)
+
+    def _holds(self, value: torch.Tensor) -> torch.Tensor:
+        assert self.release is not None
+        return value > self.release if self.above is not None else value < self.release
+
+    def _were_open(self, context: Context, memory: Any, n_rows: int) -> torch.Tensor:
+        """(B,) bool of the last look in the same episodes."""
+        if context.env_step is None:
+            raise BadInput(
+                f"Measured({self.quantity!r}) with release needs to know when episodes begin: run the policy through reset and act."
+            )
+        going_on = torch.as_tensor(context.env_step) > 0
+        if not going_on.any() or memory is None or memory[0] is not context:
+            return torch.zeros(n_rows, dtype=torch.bool)
+        if len(memory[2]) != n_rows:
+            raise BadInput(
+                f"Measured({self.quantity!r}): the batch went from {len(memory[2])} to {n_rows} rows within an episode, so it is not "
+                "known whose gate was open. Leave release=None, or keep all rows."
+            )
+        return going_on & memory[2].bool()
+
+    def describe(self) -> dict[str, Any]:
+        bounds = {name: getattr(self, name) for name in ("above", "below", "equals", "release")}
+        return {"gate": "Measured", "quantity": self.quantity, **{k: v for k, v in bounds.items() if v is not None}}
+
+
+def _is_number(value: Any) -> bool:
+    if getattr(value, "ndim", 0) or isinstance(value, str | bytes):
+        return False
+    return isinstance(value, bool | int | float) or hasattr(value, "dtype")
 
 
 class Schedule(Gate):

@@ -13,7 +13,7 @@ is kept, and the other episodes go on. A policy that raises stops the run.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +24,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from policies.base import Decision, Policy
+from policies.base import Decision, Observation, Policy
 from policies.errors import BadArtifact, BadInput, SiteNeverFired
-from steer_agents.env_batch import EnvBatch, EnvLike, make_batch
+from steer_agents.env_batch import EnvBatch, EnvLike, Step, make_batch
 from steer_agents.runs import RunFolder, jsonable, write_table
 
 STEP_COLUMNS: dict[str, pa.DataType | None] = {
@@ -56,6 +56,31 @@ Measures = Callable[[pd.DataFrame, Mapping[str, Any]], Mapping[str, float]]
 
 Options = Mapping[str, Any] | Callable[[int], Mapping[str, Any]] | None
 """What `env.reset` gets: the same for all episodes, or a function of the episode's index."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One environment step of a batch: what the policy saw, what it did, what came of it.
+
+    Args:
+        start: episode of row 0; row b is episode start + b.
+        env_step: of the observation, from 0.
+        active: (B,) bool; other rows hold no meaning.
+        observation, infos: before the step.
+        action: (B,) or (B, A).
+        result: after it; rows with an error hold no meaning.
+    """
+
+    start: int
+    env_step: int
+    active: np.ndarray
+    observation: Observation
+    infos: Sequence[Mapping[str, Any]]
+    action: np.ndarray
+    result: Step
+
+
+Watch = Callable[[Moment], None]
 
 
 class SteererLike(Protocol):
@@ -154,6 +179,7 @@ def rollout(
     max_steps: int | None = None,
     progress: bool | None = None,
     condition: str = "",
+    watch: Watch | None = None,
 ) -> Rollout:
     """Let a policy act in an environment for a number of episodes.
 
@@ -173,6 +199,8 @@ def rollout(
         max_steps: episodes are truncated after so many steps; None leaves the end to the environment.
         progress: show a progress bar on stderr; None shows it where stderr is a terminal.
         condition: name of this condition, written into the table.
+        watch: called after every environment step of the batch, e.g. to keep observations (`steer_agents.recording`). Not
+            with `run`: waves that are finished already would not be watched.
     Raises:
         RunMismatch: `run` holds another run; only `episodes` may grow.
         BadInput: an argument, or what the policy or `measures` gave, does not fit.
@@ -185,6 +213,8 @@ def rollout(
         raise BadInput(f"max_steps: got {max_steps}, allowed are integers from 1, or None for no limit.")
     if seed < 0:
         raise BadInput(f"seed: got {seed}, allowed are integers from 0.")
+    if watch is not None and run is not None:
+        raise BadInput("watch: a run folder skips episodes that are done, and nobody would see them; leave run=None.")
     with ExitStack() as stack:
         batch = make_batch(env, num_envs)
         stack.callback(batch.close)
@@ -222,7 +252,9 @@ def rollout(
                         wave = folder.read_shard(name)
                     else:
                         own = seeds[start : start + (batch.num_envs if batch.fixed_rows else count)]
-                        wave = _run_wave(batch, policy, start, count, own, options, max_steps, measures, condition, bar)
+                        wave = _run_wave(
+                            batch, policy, start, count, own, options, max_steps, measures, condition, bar, watch
+                        )
                         if folder is not None:
                             folder.write_shard(name, wave)
                             wave = folder.read_shard(name)
@@ -257,6 +289,7 @@ def _run_wave(
     measures: Measures | None,
     condition: str,
     bar: _Progress,
+    watch: Watch | None,
 ) -> dict[str, pa.Table]:
     """Run episodes `start` to `start + count - 1` side by side; rows beyond `count` are padding and never active."""
     own_options = [options(start + row) if callable(options) else options for row in range(len(seeds))]
@@ -268,12 +301,18 @@ def _run_wave(
     if active.any():
         policy.reset(seeds, reset_infos)
     env_step = 0
+    infos: list[Mapping[str, Any]] = list(reset_infos)
     while active.any():
         assert observation is not None
-        decision = policy.act(observation, active.copy())
+        decision = policy.act(observation, active.copy(), infos)
         action = np.asarray(decision.action)
         measured = _decision_columns(decision, len(seeds))
         result = batch.step(action, active)
+        if watch is not None:
+            watch(Moment(start, env_step, active.copy(), observation, infos, action, result))
+        infos = [
+            result.infos[row] if active[row] and result.errors[row] is None else info for row, info in enumerate(infos)
+        ]
         env_step += 1
         for row in np.flatnonzero(active).tolist():
             if result.errors[row] is not None:

@@ -253,3 +253,92 @@ def test_every_gate_describes_itself_in_plain_values() -> None:
     texts = [json.dumps(gate.describe()) for gate in gates]
     assert '"function": "builtins.len"' in texts[1]
     assert '"first": {"gate": "Window", "start": 0, "stop": 5}' in texts[0]
+
+
+# ---- measured quantities
+
+
+def infos(**columns: list[Any]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def looks(gate: Gate, *batches: list[dict[str, Any]], starts: tuple[int, ...] = ()) -> list[list[float]]:
+    """Weights at successive acts of one policy; at those in `starts` all rows begin a new episode."""
+    context, found, step = Context(), [], 0
+    for number, batch in enumerate(batches):
+        step = 0 if number in starts else step
+        context.infos, context.act_calls, context.env_step = batch, number + 1, np.full(len(batch), step)
+        found.append(weights(gate, context))
+        assert weights(gate, context) == found[-1]  # another layer asks in the same act
+        step += 1
+    return found
+
+
+def test_a_measured_gate_compares_each_rows_own_quantity() -> None:
+    batch = infos(held=[True, False, np.True_], stage=[0, 1, 2], clearance=[0.05, float("inf"), np.float32(0.2)])
+    assert looks(sa.Measured("held"), batch) == [[1, 0, 1]]
+    assert looks(sa.Measured("stage", equals=1), batch) == [[0, 1, 0]]
+    assert looks(sa.Measured("stage", above=0), batch) == [[0, 1, 1]]
+    assert looks(sa.Measured("clearance", below=0.08), batch) == [[1, 0, 0]]
+    assert looks(sa.Measured("held") * sa.Measured("clearance", below=0.08), batch) == [[1, 0, 0]]
+
+
+def test_hysteresis_holds_a_rows_gate_open_until_release_or_a_new_episode() -> None:
+    near = sa.Measured("gap", below=0.08, release=0.10)
+    path = [
+        infos(gap=[a, b])
+        for a, b in [(0.09, 0.09), (0.07, 0.09), (0.09, 0.09), (0.10, 0.07), (0.09, 0.09), (0.09, 0.09)]
+    ]
+    assert looks(near, *path, starts=(5,)) == [[0, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 0]]
+    fast = sa.Measured("speed", above=2.0, release=1.0)
+    assert looks(fast, *[infos(speed=[v]) for v in (1.5, 2.5, 1.5, 1.0, 1.5)]) == [[0], [1], [1], [0], [0]]
+
+
+def test_hysteresis_does_not_carry_over_to_another_policy_or_row() -> None:
+    near = sa.Measured("gap", below=0.08, release=0.10)
+    assert looks(near, infos(gap=[0.05])) == [[1]]
+    fresh = Context(infos=infos(gap=[0.09]), act_calls=2, env_step=np.array([3]))
+    assert weights(near, fresh) == [0]
+    shrunk = Context(infos=infos(gap=[0.05, 0.05]), act_calls=1, env_step=np.array([0, 0]))
+    assert weights(near, shrunk) == [1, 1]
+    shrunk.infos, shrunk.act_calls, shrunk.env_step = infos(gap=[0.09]), 2, np.array([1])
+    with pytest.raises(BadInput, match="went from 2 to 1 rows"):
+        weights(near, shrunk)
+
+
+def test_a_measured_gate_steers_only_the_rows_in_range_and_follows_the_infos() -> None:
+    policy, observation = mlp_policy(), inputs("mlp").numpy()
+    policy.reset([0, 1, 2])
+    plain = policy.act(observation).measures["probabilities"]
+    add = sa.Add(direction_at(policy, BLOCKS), strength=1.0, gate=sa.Measured("held"))
+    with sa.steer(policy, add):
+        for held in ([True, False, True], [False, True, False]):
+            moved = policy.act(observation, infos=infos(held=held)).measures["probabilities"]
+            assert (np.abs(moved - plain).max(1) > 1e-3).tolist() == held
+            np.testing.assert_array_equal(moved[~np.array(held)], plain[~np.array(held)])
+        with pytest.raises(BadInput, match=r"Measured\('held'\) needs the environment's infos"):
+            policy.act(observation)
+        with pytest.raises(BadInput, match="expected 3 infos, one per row, got 1"):
+            policy.act(observation, infos=[{}])
+
+
+def test_what_is_not_measured_is_refused_with_what_is() -> None:
+    batch = [{"held": True, "gap": 1.0, "task": "x"}, {"task": "x", "hold": True, "odd": float("nan")}]
+    with pytest.raises(
+        BadInput, match=r"info of batch row 1 has no such quantity; did you mean 'hold'\? Allowed: hold, odd$"
+    ):
+        looks(sa.Measured("held"), batch)
+    with pytest.raises(BadInput, match=r"expected a number in the info of batch row 0, got 'x'; numbers are gap, held"):
+        looks(sa.Measured("task"), batch)
+    with pytest.raises(NonFinite, match="row 0 says NaN"):
+        looks(sa.Measured("odd"), batch[1:])
+    with pytest.raises(BadInput, match="give one of above, below, equals"):
+        sa.Measured("x", above=1.0, below=2.0)
+    for bounds in ({"below": 0.1, "release": 0.05}, {"above": 1.0, "release": 2.0}, {"equals": 1, "release": 2}):
+        with pytest.raises(BadInput, match="release="):
+            sa.Measured("x", **bounds)
+    with pytest.raises(NonFinite, match="bounds must be numbers"):
+        sa.Measured("x", above=float("nan"))
+    assert sa.Measured("gap", below=0.08, release=0.1).describe() == {
+        "gate": "Measured", "quantity": "gap", "below": 0.08, "release": 0.1,
+    }  # fmt: skip

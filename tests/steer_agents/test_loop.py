@@ -27,7 +27,7 @@ from policies.base import Decision, Observation, Policy
 from policies.errors import BadArtifact, BadInput, NonFinite, RunMismatch, SiteNeverFired
 from steer_agents.env_batch import unbatch_info
 from steer_agents.evaluation.compare import compare
-from steer_agents.loop import Rollout, concatenate_tables, episode_seeds, make_table, rollout
+from steer_agents.loop import Moment, Rollout, concatenate_tables, episode_seeds, make_table, rollout
 
 # ------------------------------------------------------------------------------------------------------------ a world
 
@@ -724,3 +724,30 @@ def test_progress_goes_to_stderr_when_asked_and_is_silent_otherwise(capsys: pyte
     assert "base" in shown.err
     assert "2/2 episodes" in shown.err
     assert shown.out == ""
+
+
+# -------------------------------------------------------------------------------------------------- infos and watching
+
+
+def test_a_policy_is_told_the_infos_of_its_observation_and_ended_rows_keep_their_last() -> None:
+    told: list[list[Mapping[str, Any]]] = []
+    policy = Coin(before=lambda one: told.append(list(one.context.infos or [])))
+    rollout(Count, policy, episodes=3, seed=0, num_envs=3)
+    lengths = [info["length"] for info in told[0]]
+    assert len(told) == max(lengths)
+    assert len(set(lengths)) > 1
+    for step, infos in enumerate(told[1:], start=1):
+        assert [info["time"] for info in infos] == [min(step, length) for length in lengths]
+
+
+def test_a_watcher_sees_what_the_policy_saw_did_and_caused() -> None:
+    moments: list[Moment] = []
+    result = rollout(Count, Coin(), episodes=5, seed=0, num_envs=3, watch=moments.append)
+    seen = [(m.start + row, m.env_step) for m in moments for row in np.flatnonzero(m.active).tolist()]
+    assert sorted(seen) == list(zip(result.steps["episode"], result.steps["env_step"], strict=True))
+    for moment in moments:
+        for row in np.flatnonzero(moment.active).tolist():
+            assert moment.observation["count"][row] == moment.env_step
+            assert moment.result.infos[row]["time"] == moment.env_step + 1
+            taken = result.steps.query(f"episode == {moment.start + row} and env_step == {moment.env_step}")["action"]
+            assert taken.item() == moment.action[row]
