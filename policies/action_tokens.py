@@ -127,6 +127,11 @@ class ActionTokenPolicy(ChunkPolicy):
             raise BadInput(f"{self.name}: agent_pos: expected (B, {N_AGENT_POS}), got {agent_pos.shape}.")
         return torch.from_numpy(np.stack(stacked, axis=1)), torch.from_numpy(agent_pos)
 
+    def action_values(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Expected actions under the distribution over bins at temperature 1 (what is executed at 0 is the likeliest bin)."""
+        share = self._logits(batch).float().softmax(-1)
+        return self._actions(share @ torch.arange(share.shape[-1], dtype=share.dtype, device=share.device))
+
     def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
         """Unbatched observations with an entry "instruction" (and perhaps "previous_action") -> one batch."""
         heard, previous, rows = [], [], []

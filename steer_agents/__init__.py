@@ -31,7 +31,17 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     ),
     "steer_agents.neuron_sets": ("activation_quantile", "value_direction"),
     "steer_agents.decisions": ("Temperature",),
-    "steer_agents.gates": ("Always", "Tokens", "Probe", "Observed", "Window", "Ramp", "Decay", "DenoiseSteps"),
+    "steer_agents.gates": (
+        "Always",
+        "Tokens",
+        "Probe",
+        "Observed",
+        "Measured",
+        "Window",
+        "Ramp",
+        "Decay",
+        "DenoiseSteps",
+    ),
     "steer_agents.strength": ("Strength", "kl_budget", "measure_sensitivity"),
     "steer_agents.calibrate": ("within_kl_budget",),
     "steer_agents.steerer": ("Steerer", "steer"),
@@ -39,6 +49,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.capture": ("moments", "rows"),
     "steer_agents.doctor": ("examine",),
     "steer_agents.loop": ("Rollout", "rollout"),
+    "steer_agents.recording": ("Scenes", "record_scenes"),
     "steer_agents.evaluation.compare": ("compare",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -67,6 +67,16 @@ class FlowPolicy(GenerativePolicy):
         noise = torch.randn(1, self.chunk_size, self.action_dim, generator=torch.Generator().manual_seed(0))
         return [{"x": noise.expand(len(state), -1, -1), "level": torch.ones(len(state)), "state": state}]
 
+    def action_values(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The sample that starts from the batch's noise, all denoise steps, not clipped."""
+        x, state = batch["x"], batch["state"]
+        path = PATHS[self.config.path]
+        levels = torch.linspace(1, 0, self.config.num_denoise_steps + 1).tolist()
+        for i, (level, following) in enumerate(pairwise(levels)):
+            with self.context.during(denoise_step=i):
+                x = path.step(x, self.network(x, torch.full((len(x),), level), state), level, following)
+        return x * self.network.action_scale + self.network.action_mean
+
     def sample(
         self,
         observation: Observation,

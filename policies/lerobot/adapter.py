@@ -156,6 +156,7 @@ class Stock:
 class LeRobotPolicy(ChunkPolicy):
     """ACT or pi0-FAST. pi0-FAST also has the entrance "decision": `temperature`, 0 takes the likeliest token."""
 
+    no_action_values = "LeRobot samples without gradients."
     module: ChunkSampler
 
     def __init__(
@@ -242,6 +243,7 @@ class LeRobotDenoiser(GenerativePolicy):
     """
 
     entrances = frozenset({"modules", "noise", "path"})
+    no_action_values = "LeRobot samples without gradients."
     module: ChunkSampler
 
     def __init__(

@@ -52,6 +52,7 @@ class LLMAgent(Policy):
     """
 
     entrances = frozenset({"modules", "decision"})
+    no_action_values = "its actions are words, which have no values."
     module: PreTrainedModel
 
     def __init__(

@@ -20,6 +20,7 @@ class MLPPolicy(Policy):
     """A policy on an `MLP`; all sites of the map `mlp.toml`."""
 
     entrances = frozenset({"modules", "decision"})
+    no_action_values = "its head turns what the network gives into a choice outside of it."
 
     def __init__(self, network: MLP, config: MLPConfig, name: str = "mlp") -> None:
         super().__init__()

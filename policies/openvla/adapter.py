@@ -49,6 +49,7 @@ class OpenVLAPolicy(Policy):
     """
 
     entrances = frozenset({"modules", "decision"})
+    no_action_values = "it says one action token after the other, and what is chosen has no gradient."
     module: OpenVLAModel
 
     def __init__(

@@ -16,10 +16,15 @@ METHODS: dict[str, str] = {
     "probe": "steer_agents.finding.contrast:probe",
     "lda": "steer_agents.finding.contrast:lda",
     "prompt-contrast": "steer_agents.finding.prompts:prompt_contrast",
+    "behaviour-contrast": "steer_agents.finding.behaviour:behaviour_contrast",
+    "success-contrast": "steer_agents.finding.behaviour:success_contrast",
+    "image-contrast": "steer_agents.finding.images:image_contrast",
+    "action-gradient": "steer_agents.finding.gradient:action_gradient",
     "entropy": "steer_agents.finding.entropy:entropy",
     "vocabulary": "steer_agents.finding.vocabulary:vocabulary",
     "random": "steer_agents.finding.controls:random",
     "permuted": "steer_agents.finding.controls:permuted",
+    "random-neurons": "steer_agents.finding.controls:random_neurons",
 }
 
 

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
-
 from policies.errors import BadInput
 from steer_agents import capture
 from steer_agents.direction import Direction
+from steer_agents.finding.scenes import leaves
 from steer_agents.fingerprint import data_fingerprint, model_fingerprint
 from steer_agents.sites import Site, Steerable
 from steer_agents.tokens import token_class
@@ -60,7 +58,7 @@ def prompt_contrast(
         if raw[key].norm() > 0:
             statistics[key] = capture.statistics_of(plus.merged(minus), raw[key] / raw[key].norm())
     info = {
-        "data": data_fingerprint(*(part for scene in scenes for part in _flat(scene)), *sides[0], "|", *sides[1]),
+        "data": data_fingerprint(*(part for scene in scenes for part in leaves(scene)), *sides[0], "|", *sides[1]),
         "positive": sides[0],
         "negative": sides[1],
         "n_scenes": len(scenes),
@@ -86,15 +84,3 @@ def _moments(
             for key, found in capture.moments(target, target.policy.encode(asked), site).items():
                 total[key] = total[key].merged(found) if key in total else found
     return total
-
-
-def _flat(scene: Mapping[str, Any]) -> list[Any]:
-    """The leaves of a nested mapping, in order."""
-    leaves: list[Any] = []
-    for value in scene.values():
-        leaves += (
-            _flat(value)
-            if isinstance(value, Mapping)
-            else [torch.as_tensor(value) if isinstance(value, np.ndarray) else value]
-        )
-    return leaves
