@@ -35,4 +35,8 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.vla_height",
         "steering a VLA along 'low' and 'high over the table' (closed loop, with all controls)",
     ),
+    "vla-stage": Entry("launch.experiments.vla_stage", "steering a VLA only while it carries something"),
+    "vla-neurons": Entry(
+        "launch.experiments.vla_neurons", "setting the neurons of a VLA that say 'slowly', against random ones"
+    ),
 }

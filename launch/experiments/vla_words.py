@@ -4,16 +4,18 @@
 because opposite adverbs are not opposite directions.
 
 1. Scenes: what the unsteered policy decides on, over drawn layouts. Directions: `prompt-contrast` at the action tokens of every layer.
-2. Layer and strength of each side are chosen on other layouts: the largest effect among those that keep success within `margin`.
+2. Layer, strength and gate (always, or only in transit: while something is carried above `TRANSIT`) of each side are chosen on
+   other layouts: the largest effect among those that keep success within `margin`.
 3. Test on further layouts: base, zero strength, the words in the prompt, a dose curve, random directions of the same norm at the same layer
    with both signs, permuted ones, the direction itself turned round, and random ones of three times the norm.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -23,6 +25,8 @@ from steer_agents.direction import Direction
 from steer_agents.evaluation import plots
 from steer_agents.evaluation.report import Bar
 from steer_agents.finding.controls import permuted_like, random_like
+from steer_agents.gates import Always, Gate, Measured
+from steer_agents.interventions import Add
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Settings:
         tasks: that are run.
         scene_episodes, choice_episodes, test_episodes: of every task.
         layers: tried.
+        gates: tried, names in `GATES`.
         strengths: tried, in multiples of the raw direction ("beta").
         doses: of the dose curve, in shares of the chosen strength.
         margin: largest loss of success while choosing.
@@ -82,27 +87,38 @@ class Settings:
     policy: str = "tiny-vla"
     tasks: tuple[str, ...] = CARRYING
     scene_episodes: int = 3
-    choice_episodes: int = 4
+    choice_episodes: int = 5
     test_episodes: int = 13
-    layers: tuple[int, ...] = (0, 1, 2, 3)
-    strengths: tuple[float, ...] = (0.5, 1.0, 1.5)
-    doses: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    layers: tuple[int, ...] = (0, 1)
+    strengths: tuple[float, ...] = (0.75, 1.0, 1.5)
+    gates: tuple[str, ...] = ("always", "in transit")
+    doses: tuple[float, ...] = (0.5, 0.75, 1.0)
     margin: float = 0.03
     test_margin: float = 0.05
     n_random: int = 5
-    n_permuted: int = 3
+    n_permuted: int = 2
     wanted: dict[str, float] = field(default_factory=dict)
     """Words -> bound in place of the one in `Words`."""
 
 
+TRANSIT = 0.12
+"""Height of the tcp over the table from which it is on its way, neither grasping nor placing [m]."""
+GATES: Mapping[str, Gate] = {"always": Always(), "in transit": Measured("held") * Measured("height", above=TRANSIT)}
+
+
 @dataclass(frozen=True)
 class Choice:
-    """Where and how strongly a side is steered."""
+    """Where, when and how strongly a side is steered."""
 
     kind: str
     layer: int
     beta: float
+    gate: str
     tried: pd.DataFrame
+
+    def push(self, direction: Direction, share: float) -> Add:
+        """A share of the chosen strength along some direction."""
+        return replace(pushed(direction, self.layer, share * self.beta, self.kind), gate=GATES[self.gate])
 
 
 def choose(
@@ -111,60 +127,60 @@ def choose(
     """The largest effect with a success within `margin` of the base; without any, the best success."""
     rows = []
     for kind, direction in directions.items():
-        for layer in s.layers if kind == "block_output" else (0,):
-            for beta in s.strengths:
-                name = f"choice {side.words} {kind} {layer} {beta:g}"
-                condition = Condition(name, "other", pushed(direction, layer, beta, kind))
-                found = change(bench.episodes(condition, CHOICE, s.choice_episodes), base, spec.measure, spec.relative)
-                rows.append(
-                    {"kind": kind, "layer": layer, "beta": beta, "effect": found.value, "success": found.success}
-                )
-    table = pd.DataFrame(rows)
+        layers = s.layers if kind == "block_output" else (0,)
+        for layer, beta, gate in itertools.product(layers, s.strengths, s.gates):
+            one = Choice(kind, layer, beta, gate, pd.DataFrame())
+            condition = Condition(
+                f"choice {side.words} {kind} {layer} {beta:g} {gate}", "other", one.push(direction, 1.0)
+            )
+            found = change(bench.episodes(condition, CHOICE, s.choice_episodes), base, spec.measure, spec.relative)
+            rows.append({**vars(one), "effect": found.value, "success": found.success})
+    table = pd.DataFrame(rows).drop(columns="tried")
     able = table[(table["success"] >= -s.margin) & table["effect"].notna()]
     best = (able["effect"] * side.sign).idxmax() if len(able) else table["success"].idxmax()
     row = table.loc[best]
-    return Choice(str(row["kind"]), int(row["layer"]), float(row["beta"]), table)
+    return Choice(str(row["kind"]), int(row["layer"]), float(row["beta"]), str(row["gate"]), table)
 
 
 def conditions(
     spec: Words, choices: dict[str, Choice], directions: dict[str, dict[str, Direction]], s: Settings
 ) -> list[Condition]:
     """Everything that is run on the test layouts."""
-    first = choices[spec.low.words]
-    zero = pushed(directions[spec.low.words][first.kind], first.layer, 0.0, first.kind)
+    zero = choices[spec.low.words].push(directions[spec.low.words][choices[spec.low.words].kind], 0.0)
     found = [Condition("base", "base", dose=0.0), Condition("zero strength", "base", zero)]
     found += [Condition(f"the words '{side.words}'", "other", adverb=side.words) for side in (spec.low, spec.high)]
     for side in (spec.low, spec.high):
         choice = choices[side.words]
         direction = directions[side.words][choice.kind]
-
-        def at(like: Direction, share: float, choice: Choice = choice) -> Any:
-            return pushed(like, choice.layer, share * choice.beta, choice.kind)
-
         for share in s.doses:
             found.append(
                 Condition(
-                    f"{side.words} x {share * choice.beta:g}", "steered", at(direction, share), dose=side.sign * share
+                    f"{side.words} x {share * choice.beta:g}",
+                    "steered",
+                    choice.push(direction, share),
+                    dose=side.sign * share,
                 )
             )
-        found.append(Condition(f"{side.words} turned round", "other", at(direction, -1.0)))
+        found.append(Condition(f"{side.words} turned round", "other", choice.push(direction, -1.0)))
         for i in range(s.n_random):
             other = random_like(direction, seed=100 * (side.sign + 1) + i)
             found += [
-                Condition(f"random {i + 1}{mark} as long as {side.words}", "control", at(other, sign))
+                Condition(f"random {i + 1}{mark} as long as {side.words}", "control", choice.push(other, sign))
                 for mark, sign in (("+", 1.0), ("-", -1.0))
             ]
         for i in range(s.n_permuted):
             found.append(
                 Condition(
-                    f"permuted {i + 1} as long as {side.words}", "control", at(permuted_like(direction, seed=i), 1.0)
+                    f"permuted {i + 1} as long as {side.words}",
+                    "control",
+                    choice.push(permuted_like(direction, seed=i), 1.0),
                 )
             )
         found.append(
             Condition(
                 f"random 1+ three times as long as {side.words}",
                 "other",
-                at(random_like(direction, seed=100 * (side.sign + 1)), 3.0),
+                choice.push(random_like(direction, seed=100 * (side.sign + 1)), 3.0),
             )
         )
     return found
@@ -174,7 +190,7 @@ def run(spec: Words, title: str, question: str, s: Settings, folder: Path, say: 
     """Find, choose, test, compare."""
     bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}")
     sides = (spec.low, spec.high)
-    per_side = (len(s.layers) + len(spec.kinds) - 1) * len(s.strengths) * s.choice_episodes
+    per_side = (len(s.layers) + len(spec.kinds) - 1) * len(s.strengths) * len(s.gates) * s.choice_episodes
     n_conditions = 4 + 2 * (len(s.doses) + 2 + 2 * s.n_random + s.n_permuted)
     say.plan([s.scene_episodes, per_side, per_side] + [s.test_episodes] * n_conditions)
     say.stage(f"{s.policy}: scenes from {s.scene_episodes} episodes of {len(s.tasks)} tasks, and directions")
@@ -190,7 +206,7 @@ def run(spec: Words, title: str, question: str, s: Settings, folder: Path, say: 
     for side in sides:
         say.stage(f"choosing layer and strength of '{side.words}' on {len(base)} other layouts")
         chosen = choices[side.words] = choose(bench, spec, side, directions[side.words], s, base)
-        say.note(f"{chosen.kind} {chosen.layer}, strength {chosen.beta:g}")
+        say.note(f"{chosen.kind} {chosen.layer}, strength {chosen.beta:g}, {chosen.gate}")
     tables = {}
     found = conditions(spec, choices, directions, s)
     for condition in found:
@@ -332,10 +348,11 @@ def _sentence(t: _Tested, side: Side) -> str:
     choice, moved, own = t.choices[side.words], t.moved[t.steered(side)], t.moved[f"the words '{side.words}'"]
     worst = t.moved[t.loudest(side)]
     return (
-        f"'{side.words}' at {choice.kind} {choice.layer}, strength {choice.beta:g}: {told(moved.value)} ({told(moved.low)} to "
-        f"{told(moved.high)}), success {moved.success:+.2f}. The words themselves do {told(own.value)} (success {own.success:+.2f}), of "
-        f"which steering has {100 * share_of(moved.value, own.value):.0f} %. The loudest of {len(t.controls(side))} equally long "
-        f"controls does {told(worst.value)}."
+        f"'{side.words}' at {choice.kind} {choice.layer}, strength {choice.beta:g}, {choice.gate}: {told(moved.value)} "
+        f"({told(moved.low)} to {told(moved.high)}), success {moved.success:+.2f}. The words "
+        f"themselves do {told(own.value)} (success {own.success:+.2f}), of which steering has "
+        f"{100 * share_of(moved.value, own.value):.0f} %. The loudest of {len(t.controls(side))} equally long controls does "
+        f"{told(worst.value)}."
     )
 
 

@@ -39,12 +39,13 @@ class EvaluationSettings:
 
 @dataclass
 class Note:
-    """What is noted in one episode, step by step: speed and height of the tcp [m/s, m], whether it carries, its way sideways [m]."""
+    """What is noted in one episode, step by step: the tcp's speed [m/s], height and way sideways [m], whether it carries, clearance [m]."""
 
     speed: list[float] = field(default_factory=list)
     height: list[float] = field(default_factory=list)
     held: list[bool] = field(default_factory=list)
     way: list[float] = field(default_factory=list)
+    clearance: list[float] = field(default_factory=list)
     success: bool = False
 
     def row(self) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class Note:
             "height": float(height @ way / total) if carried else None,
             "transit_speed": float(speed[transit].mean()) if carried and transit.any() else None,
             "approach_speed": float(speed[before].mean()) if before.any() else None,
+            "least_clearance": min(self.clearance),
         }
 
 
@@ -107,7 +109,8 @@ def evaluate(
     Returns:
         per episode: success, steps, speed (mean of the tcp's [m/s]), height (mean of the tcp's while it carries, weighted by the way it
         makes sideways [m]), transit_speed (mean of the tcp's from a tenth to nine tenths of that way [m/s]), approach_speed (mean before it
-        first holds something [m/s]); None where nothing was carried, or nothing was approached.
+        first holds something [m/s]), None where nothing was carried or nothing was approached; least_clearance (to the nearest
+        obstacle [m], 0 is a touch, infinite without one).
     """
     task = TASKS[name]
     limit = max_steps or task.max_episode_steps
@@ -124,6 +127,7 @@ def evaluate(
         policy.reset([1000 * seed + start + i for i in range(len(now))], [info for _, info in first])
         notes = [Note() for _ in now]
         running = list(range(len(now)))
+        infos = [info for _, info in first]
         latest = np.zeros((len(now), policy.action_dim), np.float32)
         for step in range(limit):
             pixels = Pictures([now[i] for i in running], policy.config.camera_size)
@@ -134,7 +138,8 @@ def evaluate(
                         {"pixels": {key: value[row] for key, value in seen.items()}, "agent_pos": position[i],
                          "previous_action": latest[i].copy(), "instruction": first[i][1]["task_description"]}
                     )  # fmt: skip
-            action = policy.act({"pixels": pixels, "agent_pos": np.stack([position[i] for i in running])}).action
+            seen_now = {"pixels": pixels, "agent_pos": np.stack([position[i] for i in running])}
+            action = policy.act(seen_now, infos=[infos[i] for i in running]).action
             latest[running] = action
             for i, one in zip(running, action, strict=True):
                 observation, _, success, _, info = now[i].step(one)
@@ -142,6 +147,8 @@ def evaluate(
                 notes[i].height.append(info["height"])
                 notes[i].way.append(float(np.linalg.norm(observation["agent_pos"][:2] - position[i][:2])))
                 notes[i].speed.append(info["speed"])
+                notes[i].clearance.append(info["clearance"])
+                infos[i] = info
                 position[i] = observation["agent_pos"]
                 notes[i].success = bool(success)
             going = np.flatnonzero([not notes[i].success for i in running])

@@ -18,7 +18,14 @@ from steer_agents.direction import Direction
 from steer_agents.sites import Site
 
 QUICK = Settings(
-    test_episodes=2, choice_episodes=2, layers=(0, 1), strengths=(0.5, 1.0), doses=(0.5, 1.0), n_random=1, n_permuted=1
+    test_episodes=2,
+    choice_episodes=2,
+    layers=(0, 1),
+    strengths=(0.5, 1.0),
+    gates=("always",),
+    doses=(0.5, 1.0),
+    n_random=1,
+    n_permuted=1,
 )
 
 
@@ -67,9 +74,9 @@ def ideal(name: str) -> pd.DataFrame:
         if "base" in name:
             return episodes(1.0)
         side = 0.4 if "slowly" in name else 1.6
-        if " 1 0.5" in name:  # the best that keeps its success
+        if " 1 0.5 " in name:  # the best that keeps its success
             return episodes(0.6 if "slowly" in name else 1.3)
-        return episodes(side, success=0.5) if name.endswith(" 1 1") else episodes(0.9 if "slowly" in name else 1.1)
+        return episodes(side, success=0.5) if " 1 1 " in name else episodes(0.9 if "slowly" in name else 1.1)
     if "slowly x 0.25" in name or "quickly x 0.25" in name:
         return episodes(0.8 if "slowly" in name else 1.15)
     if name in ("slowly x 0.5", "the words 'slowly'"):
@@ -140,7 +147,7 @@ def test_layouts_differ_between_tasks_and_finished_conditions_are_kept(
     ) -> list[dict[str, Any]]:
         calls.append((task, [one["seed"] for one in layouts], policy.adverb))
         return [{"task": task, "seed": one["seed"], "success": True, "steps": 3, "speed": 0.1, "height": None,
-                 "transit_speed": None, "approach_speed": 0.1} for one in layouts]  # fmt: skip
+                 "transit_speed": None, "approach_speed": 0.1, "least_clearance": math.inf} for one in layouts]  # fmt: skip
 
     monkeypatch.setattr(vla, "evaluate", evaluate)
     condition = vla.Condition("said", "other", adverb="slowly")
