@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from launch.experiments import vla, vla_height, vla_speed, vla_words
+from launch.experiments import vla, vla_height, vla_neurons, vla_speed, vla_stage, vla_words
 from launch.experiments.base import Say
 from launch.experiments.vla_words import Settings
 from policies.errors import BadInput
@@ -29,12 +30,12 @@ QUICK = Settings(
 )
 
 
-def episodes(speed: float, success: float = 1.0, n: int = 40, seed: int = 0) -> pd.DataFrame:
+def episodes(speed: float, success: float = 1.0, n: int = 40, seed: int = 0, approach: float = 0.5) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     return pd.DataFrame(
         {"seed": range(n), "episode": range(n), "errored": False, "condition": "x", "steps": 50, "task": "PutRedBlockOnPlate",
          "success": (np.arange(n) < success * n).astype(float), "transit_speed": speed * (1 + rng.normal(0, 0.02, n)),
-         "height": speed * (1 + rng.normal(0, 0.01, n))}
+         "approach_speed": approach * (1 + rng.normal(0, 0.01, n)), "height": speed * (1 + rng.normal(0, 0.01, n))}
     )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ class World:
 
     def __init__(self, rule: Any) -> None:
         self.rule, self.asked = rule, []
+        self.policy: Any = None
 
     def __call__(self, *_: Any) -> World:
         return self
@@ -50,11 +52,9 @@ class World:
     def scenes(self, episodes: int) -> list[Any]:
         return []
 
-    def direction(self, scenes: Any, words: str, kind: str) -> Direction:
+    def direction(self, scenes: Any, words: str, kind: str = "block_output") -> Direction:
         keys = [f"language.{layer}.{kind}" for layer in range(2)]
         raw = {key: np.eye(4)[hash(words) % 4] for key in keys}
-        import torch
-
         return Direction.from_raw(
             {key: torch.tensor(value) for key, value in raw.items()}, Site(kind, "all"), method=words
         )
@@ -182,6 +182,58 @@ def test_only_policies_that_say_action_tokens(tmp_path: Path) -> None:
         vla.Bench("flow-weak", ("PressButton",), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("leak", "random", "short"),
+    [(0.5, 1.0, []), (0.4, 1.0, ["approach speed"]), (0.5, 0.7, ["random 1-"])],
+)
+def test_a_stage_gate_that_leaks_or_a_loud_control_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, leak: float, random: float, short: list[str]
+) -> None:
+    def rule(name: str) -> pd.DataFrame:
+        if name == "slowly, while carrying":
+            return episodes(0.5, approach=leak)
+        return episodes(random if name.startswith("random 1-") else 1.0)
+
+    monkeypatch.setattr(vla_stage, "Bench", World(rule))
+    found = vla_stage.run(vla_stage.settings(True), tmp_path, Say())
+    broken = [bar.name for bar in found.bars if not bar.holds]
+    assert len(broken) == len(short)
+    assert all(text in name for text, name in zip(short, broken, strict=True))
+    assert "-50 %" in found.verdict
+
+
+def test_a_stage_gate_is_on_every_steered_condition_but_one() -> None:
+    direction = World(None).direction([], "slowly", "block_output")
+    found = vla_stage.conditions(vla_stage.settings(True), direction)
+    gates = {one.name: one.part.gate.describe()["gate"] for one in found if one.part is not None}
+    assert gates.pop("slowly, always") == "Always"
+    assert set(gates.values()) == {"Measured"}
+
+
+@pytest.mark.parametrize(("own", "holds"), [(0.6, True), (0.9, False)])
+def test_neurons_are_judged_by_random_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: float, holds: bool
+) -> None:
+    def find(policy: Any, method: str, concept: str, max_neurons: int) -> Direction:
+        if concept == "quickly":
+            raise BadInput("none of 8 neurons says it")
+        neurons = [{"layer": 0, "index": 1, "tokens": ["slowly", "gently", "put"]}]
+        site = Site("mlp_neurons", (0,), "language")
+        raw = {"language.0.mlp_neurons": torch.eye(8)[1]}
+        return Direction.from_raw(raw, site, method="vocabulary", info={"neurons": neurons})
+
+    def rule(name: str) -> pd.DataFrame:
+        return episodes(own if name.startswith("'slowly'") else 0.8 if name.startswith("random") else 1.0)
+
+    monkeypatch.setattr(vla_neurons, "Bench", World(rule))
+    monkeypatch.setattr(vla_neurons, "find", find)
+    found = vla_neurons.run(vla_neurons.settings(True), tmp_path, Say())
+    (bar,) = found.bars
+    assert bar.holds is holds
+    assert "slowly, gently, put" in found.verdict
+    assert "No neuron says 'quickly'" in found.verdict
+
+
 def test_quick_forms_are_smaller() -> None:
-    for module in (vla_speed, vla_height):
+    for module in (vla_speed, vla_height, vla_stage, vla_neurons):
         assert module.settings(True).test_episodes < module.settings(False).test_episodes
