@@ -90,10 +90,10 @@ class Settings:
     choice_episodes: int = 5
     test_episodes: int = 13
     layers: tuple[int, ...] = (0, 1)
-    strengths: tuple[float, ...] = (0.75, 1.0, 1.5)
+    strengths: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5)
     gates: tuple[str, ...] = ("always", "in transit")
     doses: tuple[float, ...] = (0.5, 0.75, 1.0)
-    margin: float = 0.03
+    margin: float = 0.05
     test_margin: float = 0.05
     n_random: int = 5
     n_permuted: int = 2

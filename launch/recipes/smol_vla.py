@@ -52,9 +52,7 @@ class Settings:
 
     data: DataSettings = field(default_factory=DataSettings)
     cloning: Stage = field(default_factory=lambda: Stage(steps=1900, batch_size=32, learning_rate=1.5e-3, warm_up=100))
-    evaluation: EvaluationSettings = field(
-        default_factory=lambda: EvaluationSettings(adverb_init_states=5, shifted_seeds=(0,))
-    )
+    evaluation: EvaluationSettings = field(default_factory=lambda: EvaluationSettings(adverb_init_states=5))
     eyes: str = "tiny-vla"
     seed: int = 0
 
