@@ -128,10 +128,10 @@ def evaluate(
         notes = [Note() for _ in now]
         running = list(range(len(now)))
         infos = [info for _, info in first]
-        latest = np.zeros((len(now), policy.action_dim), np.float32)
+        latest = np.zeros((len(now), policy.config.action_dim), np.float32)
         for step in range(limit):
             pixels = Pictures([now[i] for i in running], policy.config.camera_size)
-            if watch is not None and step % policy.n_action_steps == 0:
+            if watch is not None and step % policy.config.n_action_steps == 0:
                 seen = dict(pixels)
                 for row, i in enumerate(running):
                     watch(

@@ -112,8 +112,9 @@ def test_the_expert_of_an_evaluation_succeeds_and_batches_shrink(monkeypatch: py
         def reset(self, seeds: list[int], infos: Any) -> None:
             self.experts = [make_expert(env, seed=0) for env in made]
 
-        def act(self, observation: Any) -> Any:
+        def act(self, observation: Any, infos: Any) -> Any:
             sizes.append(len(observation["agent_pos"]))
+            assert [info["task"] for info in infos] == ["PutRedBlockOnPlate"] * sizes[-1]
             return policies.base.Decision(np.stack([expert.act() for expert in self.experts]))
 
         def keep(self, rows: np.ndarray) -> None:
