@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -87,15 +88,14 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     bars = _bars(conditions)
     shown = pd.DataFrame(
         {"name": f"{r['policy']}, {r['condition']}", "value": r["success"], "low": r["low"], "high": r["high"],
-         "role": "base" if r["condition"] in ("in range", "as taught") else "other"}
+         "role": "base" if r["condition"] in _HOME else "other"}
         for r in rows
     )  # fmt: skip
     held = sum(bool(bar.holds) for bar in bars)
     return Outcome(
         title="The embedded policies",
         question="How good are the policies that come with the package, where they were taught and under a shift?",
-        verdict=f"{held} of {len(bars)} bars hold. "
-        + " ".join(f"{r['policy']} {r['condition']}: {r['success']:.2f} ({r['low']:.2f} to {r['high']:.2f})." for r in rows),
+        verdict=f"{held} of {len(bars)} bars hold. {_extremes(rows, _HOME, 'Where they were taught')} {_extremes(rows, None, 'Elsewhere')}",
         bars=bars,
         episodes=pd.concat(tables, ignore_index=True),
         conditions=conditions,
@@ -105,6 +105,17 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         ],
         notes=["weak and medium are mediocre on purpose: steering needs something to gain."],
     )  # fmt: skip
+
+
+_HOME = ("in range", "as taught")
+"""Conditions that a policy was taught under."""
+
+
+def _extremes(rows: list[dict[str, Any]], conditions: tuple[str, ...] | None, where: str) -> str:
+    """The worst and the best of some conditions; None is all but `_HOME`."""
+    found = [row for row in rows if (row["condition"] in conditions if conditions else row["condition"] not in _HOME)]
+    least, most = (pick(found, key=lambda row: row["success"]) for pick in (min, max))
+    return f"{where}, success goes from {least['success']:.2f} ({least['policy']}) to {most['success']:.2f} ({most['policy']})."
 
 
 def vla_episodes(name: str, shift: dict[str, float], s: Settings, condition: str) -> pd.DataFrame:

@@ -138,3 +138,15 @@ def test_each_prompt_of_a_history_extends_the_one_before() -> None:
 def test_an_unknown_experiment_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(UnknownName, match=r"did you mean 'east-lockin'.*east-offline"):
         base.module_of("east-lokin")
+
+
+def test_the_verdict_on_the_policies_names_the_worst_and_the_best() -> None:
+    from launch.experiments.suite_policies import _HOME, _extremes
+
+    rows = [
+        {"policy": "a", "condition": "in range", "success": 0.5},
+        {"policy": "b", "condition": "as taught", "success": 0.9},
+        {"policy": "b", "condition": "with the wall", "success": 0.1},
+    ]
+    assert _extremes(rows, _HOME, "Here") == "Here, success goes from 0.50 (a) to 0.90 (b)."
+    assert _extremes(rows, None, "Elsewhere") == "Elsewhere, success goes from 0.10 (b) to 0.10 (b)."
