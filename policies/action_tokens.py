@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,11 @@ from policies.chunks import ChunkPolicy
 from policies.errors import BadInput, nearest
 
 N_AGENT_POS = 8
+
+
+def entropy_bits(logits: torch.Tensor) -> torch.Tensor:
+    """(..., K) -> (...) entropy of softmax(logits) [bits]; tokens of probability 0 count nothing."""
+    return torch.special.entr(logits.softmax(-1)).sum(-1) / math.log(2)
 
 
 class ActionTokenPolicy(ChunkPolicy):
@@ -132,6 +138,11 @@ class ActionTokenPolicy(ChunkPolicy):
         share = self._logits(batch).float().softmax(-1)
         return self._actions(share @ torch.arange(share.shape[-1], dtype=share.dtype, device=share.device))
 
+    def token_entropy(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(B, H * active) [bits], see `Policy.token_entropy`; all tokens of the chunk are decided in one call."""
+        with torch.no_grad():
+            return entropy_bits(self._logits(batch).float()).flatten(1)
+
     def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
         """Unbatched observations with an entry "instruction" (and perhaps "previous_action") -> one batch."""
         heard, previous, rows = [], [], []
@@ -153,7 +164,7 @@ class ActionTokenPolicy(ChunkPolicy):
         super()._reset(seeds, infos)
         self._heard = [self.spoken(info.get("task_description")) for info in infos]
         self._rngs = [np.random.default_rng([seed, 3]) for seed in seeds]
-        self._entropy = np.zeros(len(seeds))
+        self._entropy = self._draw_entropy = np.zeros(len(seeds))
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with some rows of the batch only, in this order, and forget the others, e.g. those whose episode has ended.
@@ -162,12 +173,17 @@ class ActionTokenPolicy(ChunkPolicy):
         """
         assert self.context.env_step is not None
         self._heard, self._rngs = [self._heard[i] for i in rows], [self._rngs[i] for i in rows]
-        self._chunk, self._entropy = self._chunk[rows], self._entropy[rows]
+        self._chunk, self._entropy, self._draw_entropy = (
+            self._chunk[rows],
+            self._entropy[rows],
+            self._draw_entropy[rows],
+        )
         self.context.env_step = self.context.env_step[rows]
         self._batch_size = len(rows)
 
     def _measures(self) -> Mapping[str, np.ndarray]:
-        return {"entropy_bits": self._entropy}
+        """`entropy_bits`: mean over the chunk's tokens at temperature 1; `draw_entropy_bits`: at the temperature in force."""
+        return {"entropy_bits": self._entropy, "draw_entropy_bits": self._draw_entropy}
 
     def _plan(self, observation: Observation) -> torch.Tensor:
         previous = (
@@ -175,9 +191,10 @@ class ActionTokenPolicy(ChunkPolicy):
         )
         with torch.no_grad():
             logits = self._logits(self.inputs(observation, self._heard, previous)).float()
-        logs = logits.log_softmax(-1)
-        self._entropy = -(logs.exp() * logs).sum(-1).mean((1, 2)).numpy() / np.log(2)
+        self._entropy = entropy_bits(logits).mean((1, 2)).numpy()
+        self._draw_entropy = np.zeros_like(self._entropy)
         if self.temperature:
+            self._draw_entropy = entropy_bits(logits / self.temperature).mean((1, 2)).numpy()
             draws = np.stack([rng.gumbel(size=logits.shape[1:]) for rng in self._rngs])
             bins = (logits / self.temperature + torch.from_numpy(draws)).argmax(-1)
         else:

@@ -298,6 +298,21 @@ class Policy(ABC):
             f"{self.name} has no action values with a gradient: {self.no_action_values} Use a contrast of activations instead."
         )
 
+    def token_entropy(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """How unsure the policy is of the action tokens that one call of `module` decides.
+
+        Args:
+            batch: one batch of `encode`, the latest.
+        Returns:
+            (B, N) float32, entropy of each token's distribution among the action tokens, at temperature 1 [bits].
+        Raises:
+            BadInput: this policy says no action tokens.
+        """
+        raise BadInput(
+            f"{self.name} says no action tokens, so that its choice has no entropy; use a policy that does (tiny-vla, smol-vla-135m, "
+            "OpenVLA, pi0-FAST), or the 'entropy' method for language agents."
+        )
+
     def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
         """Turn raw inputs (prompts, observations) into keyword batches for `module`, for capturing activations."""
         raise BadInput(f"{self.name} cannot encode raw inputs; pass batches of module inputs instead.")

@@ -192,6 +192,11 @@ class _Directed(Intervention):
     strength: float | torch.Tensor | Strength = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.direction, Direction):
+            raise BadInput(
+                f"{type(self).__name__} pushes along a Direction, got {type(self.direction).__name__}. Find one (steer_agents.find), load "
+                "one (Direction.load), or make one of tensors: Direction.from_raw({'language.6.block_output': tensor}, Site(layer=6))."
+            )
         self._check_strength()
         if self.rows_needed is not None:
             for key, rows in self.direction.vectors.items():

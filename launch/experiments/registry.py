@@ -36,6 +36,10 @@ EXPERIMENTS: dict[str, Entry] = {
         "steering a VLA along 'low' and 'high over the table' (closed loop, with all controls)",
     ),
     "vla-stage": Entry("launch.experiments.vla_stage", "steering a VLA only while it carries something"),
+    "vla-entropy": Entry(
+        "launch.experiments.vla_entropy",
+        "making a VLA less and more sure of its action tokens (EAST), beside the temperature",
+    ),
     "vla-neurons": Entry(
         "launch.experiments.vla_neurons", "setting the neurons of a VLA that say 'slowly', against random ones"
     ),

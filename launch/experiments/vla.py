@@ -25,6 +25,7 @@ from policies.action_tokens import ActionTokenPolicy
 from policies.errors import BadInput
 from steer_agents.direction import Direction
 from steer_agents.evaluation.compare import Comparison, compare
+from steer_agents.evaluation.open_loop import OpenLoop, open_loop
 from steer_agents.finding import find
 from steer_agents.interventions import Add, Intervention
 from steer_agents.runs import write_table
@@ -37,7 +38,7 @@ CARRYING = tuple(name for name in TASK_NAMES if name.startswith("Put"))
 """The eight tasks in which something is carried."""
 SCENES, CHOICE, TEST = 31_000, 41_000, 51_000
 """First seed of the layouts that directions are found on, that layer and strength are chosen on, that everything is tested on."""
-MEASURES = ("speed", "transit_speed", "approach_speed", "height", "least_clearance")
+MEASURES = ("speed", "transit_speed", "approach_speed", "height", "least_clearance", "draw_entropy_bits")
 ACTION = token_class("action")
 
 
@@ -49,6 +50,7 @@ class Condition:
         name: as shown; role: "base", "steered", "control" or "other", as in the plots.
         part: what is attached; None for nothing.
         adverb: what is said besides.
+        temperature: at which tokens are drawn; 0 takes the likeliest.
         dose: signed strength, where the condition lies on a dose curve.
     """
 
@@ -56,6 +58,7 @@ class Condition:
     role: str
     part: Intervention | None = None
     adverb: str = ""
+    temperature: float = 0.0
     dose: float | None = None
 
 
@@ -76,10 +79,10 @@ class Bench:
             )
         self.policy, self.tasks, self.folder = policy, tuple(tasks), folder
 
-    def scenes(self, episodes: int) -> list[dict[str, Any]]:
-        """What the unsteered policy decides on, over `episodes` of every task."""
+    def scenes(self, episodes: int, first_seed: int = SCENES) -> list[dict[str, Any]]:
+        """What the unsteered policy decides on, over `episodes` of every task, see `evaluate`."""
         seen: list[dict[str, Any]] = []
-        for task, layouts in self._layouts(SCENES, episodes):
+        for task, layouts in self._layouts(first_seed, episodes):
             evaluate(self.policy, task, layouts, 0, watch=seen.append)
         return seen
 
@@ -95,7 +98,7 @@ class Bench:
         if place.exists():
             return pd.read_parquet(place)
         rows: list[dict[str, Any]] = []
-        with _attached(self.policy, condition.part), self._saying(condition.adverb):
+        with _attached(self.policy, condition.part), self._set(condition):
             for task, layouts in self._layouts(first_seed, count):
                 rows += evaluate(self.policy, task, layouts, 0)
         table = pd.DataFrame(rows).assign(condition=condition.name, errored=False)
@@ -110,14 +113,24 @@ class Bench:
         for number, task in enumerate(self.tasks):
             yield task, [{"seed": first_seed + 100 * number + i} for i in range(count)]
 
+    def open_loop(self, condition: Condition, scenes: Sequence[Mapping[str, Any]]) -> OpenLoop:
+        """What a condition's part changes in the actions on scenes of unsteered episodes."""
+        assert condition.part is not None
+        asked = [{key: scene[key] for key in ("pixels", "agent_pos", "instruction")} for scene in scenes]
+        with self._set(condition):
+            return open_loop(self.policy, asked, condition.part, infos=[scene["info"] for scene in scenes])
+
     @contextmanager
-    def _saying(self, adverb: str) -> Iterator[None]:
-        before = self.policy.adverb
-        self.policy.adverb = adverb
+    def _set(self, condition: Condition) -> Iterator[None]:
+        """Adverb and temperature."""
+        adverb = self.policy.adverb
+        temperature = self.policy.set_decision(temperature=condition.temperature)
+        self.policy.adverb = condition.adverb
         try:
             yield
         finally:
-            self.policy.adverb = before
+            self.policy.adverb = adverb
+            self.policy.set_decision(**temperature)
 
 
 @contextmanager
@@ -129,9 +142,10 @@ def _attached(policy: ActionTokenPolicy, part: Intervention | None) -> Iterator[
         yield
 
 
-def pushed(direction: Direction, layer: int, beta: float, kind: str = "block_output") -> Add:
-    """Add `beta` times the raw direction at one layer's action tokens."""
-    return Add(direction, strength=Strength(beta, "beta"), site=Site(kind, layer, tokens=ACTION))
+def pushed(direction: Direction, layer: int, strength: float | Strength, kind: str = "block_output") -> Add:
+    """Add a multiple of the raw direction (a number; "beta"), or another strength, at one layer's action tokens."""
+    strength = strength if isinstance(strength, Strength) else Strength(strength, "beta")
+    return Add(direction, strength=strength, site=Site(kind, layer, tokens=ACTION))
 
 
 @dataclass(frozen=True)

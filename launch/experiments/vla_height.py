@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from launch.experiments import vla_words
+from launch.experiments import vla_sides
 from launch.experiments.base import Outcome, Say
-from launch.experiments.vla_words import Settings, Side, Words
+from launch.experiments.vla_sides import Settings, Side, Sides
 
-HEIGHT = Words(
+HEIGHT = Sides(
     measure="height",
     label="height of the tcp while it carries [m]",
     low=Side("low over the table", -1, 0.015),
     high=Side("high over the table", +1, 0.015),
+    unit=("cm", 100.0),
+    measured_in="m",
     relative=False,
     side_effect="transit_speed",
 )
@@ -37,8 +39,8 @@ def settings(quick: bool) -> Settings:
 
 
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
-    """See `vla_words`."""
-    return vla_words.run(
+    """See `vla_sides`."""
+    return vla_sides.run(
         HEIGHT,
         f"Height of {s.policy}",
         f"The instruction says nothing of height. Does steering {s.policy} along 'low' and 'high over the table' lower and raise its way, "

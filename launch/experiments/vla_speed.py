@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from launch.experiments import vla_words
+from launch.experiments import vla_sides
 from launch.experiments.base import Outcome, Say
-from launch.experiments.vla_words import Settings, Side, Words
+from launch.experiments.vla_sides import Settings, Side, Sides
 
-SPEED = Words(
+SPEED = Sides(
     measure="transit_speed",
     label="tcp speed in transit [m/s]",
     low=Side("slowly", -1, 0.35),
@@ -35,8 +35,8 @@ def settings(quick: bool) -> Settings:
 
 
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
-    """See `vla_words`."""
-    return vla_words.run(
+    """See `vla_sides`."""
+    return vla_sides.run(
         SPEED,
         f"Speed of {s.policy}",
         f"The instruction says nothing of speed. Does steering {s.policy} along 'slowly' and 'quickly' slow it down and speed it up while "

@@ -39,13 +39,15 @@ class EvaluationSettings:
 
 @dataclass
 class Note:
-    """What is noted in one episode, step by step: the tcp's speed [m/s], height and way sideways [m], whether it carries, clearance [m]."""
+    """What is noted in one episode, step by step: the tcp's speed [m/s], height and way sideways [m], whether it carries, clearance [m],
+    and the entropy of the distribution that tokens are drawn from [bits]."""
 
     speed: list[float] = field(default_factory=list)
     height: list[float] = field(default_factory=list)
     held: list[bool] = field(default_factory=list)
     way: list[float] = field(default_factory=list)
     clearance: list[float] = field(default_factory=list)
+    draw_entropy: list[float] = field(default_factory=list)
     success: bool = False
 
     def row(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class Note:
             "transit_speed": float(speed[transit].mean()) if carried and transit.any() else None,
             "approach_speed": float(speed[before].mean()) if before.any() else None,
             "least_clearance": min(self.clearance),
+            "draw_entropy_bits": float(np.mean(self.draw_entropy)),
         }
 
 
@@ -105,12 +108,13 @@ def evaluate(
         seed: of the policy's own randomness and of what the shift draws.
         shift: of the environment.
         watch: called with every observation on which the policy decides, one row at a time: pixels, agent_pos, previous_action and
-            instruction, as `encode` takes it.
+            instruction, as `encode` takes it, and besides the name of its episode and the environment's info.
     Returns:
         per episode: success, steps, speed (mean of the tcp's [m/s]), height (mean of the tcp's while it carries, weighted by the way it
         makes sideways [m]), transit_speed (mean of the tcp's from a tenth to nine tenths of that way [m/s]), approach_speed (mean before it
         first holds something [m/s]), None where nothing was carried or nothing was approached; least_clearance (to the nearest
-        obstacle [m], 0 is a touch, infinite without one).
+        obstacle [m], 0 is a touch, infinite without one), draw_entropy_bits (mean entropy of an action token as it is drawn, 0 where the
+        likeliest is taken).
     """
     task = TASKS[name]
     limit = max_steps or task.max_episode_steps
@@ -136,12 +140,14 @@ def evaluate(
                 for row, i in enumerate(running):
                     watch(
                         {"pixels": {key: value[row] for key, value in seen.items()}, "agent_pos": position[i],
-                         "previous_action": latest[i].copy(), "instruction": first[i][1]["task_description"]}
+                         "previous_action": latest[i].copy(), "instruction": first[i][1]["task_description"],
+                         "episode": f"{name} {start + i}", "info": infos[i]}
                     )  # fmt: skip
             seen_now = {"pixels": pixels, "agent_pos": np.stack([position[i] for i in running])}
-            action = policy.act(seen_now, infos=[infos[i] for i in running]).action
-            latest[running] = action
-            for i, one in zip(running, action, strict=True):
+            decision = policy.act(seen_now, infos=[infos[i] for i in running])
+            latest[running] = decision.action
+            for i, one, unsure in zip(running, decision.action, decision.measures["draw_entropy_bits"], strict=True):
+                notes[i].draw_entropy.append(float(unsure))
                 observation, _, success, _, info = now[i].step(one)
                 notes[i].held.append(bool(info["held"]))
                 notes[i].height.append(info["height"])

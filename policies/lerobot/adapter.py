@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from policies.action_tokens import entropy_bits
 from policies.base import Context, Decision, Observation, SiteMap, Vocabulary
 from policies.chunks import ChunkPolicy
 from policies.errors import BadInput, nearest
@@ -228,6 +229,20 @@ class LeRobotPolicy(ChunkPolicy):
     def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
         """Unbatched observations, each with its instruction under "task" -> one batch for `module`."""
         return [self.stock.many(inputs)]
+
+    def token_entropy(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """(B, N) [bits] of pi0-FAST's tokens as the likeliest ones are generated, see `Policy.token_entropy`."""
+        if self._temperature is None:
+            return super().token_entropy(batch)
+        kept: list[torch.Tensor] = []
+
+        def likeliest(logits: torch.Tensor) -> torch.Tensor:
+            kept.append(entropy_bits(logits[:, -1].float()))
+            return logits[:, -1].argmax(-1)
+
+        with torch.no_grad():
+            self.module(choose=likeliest, **batch)
+        return torch.stack(kept, dim=1).cpu()
 
     def describe(self) -> dict[str, Any]:
         return self.stock.describe(self.name) | (

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from policies.action_tokens import entropy_bits
 from policies.base import Decision, Observation, Policy, Vocabulary
 from policies.errors import BadInput, nearest
 from policies.openvla.actions import ActionBins, ActionNorm, libero_gripper
@@ -182,6 +183,13 @@ class OpenVLAPolicy(Policy):
                 {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, "pixel_values": pixels}
             )
         return batches
+
+    def token_entropy(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """(B, 1) [bits], see `Policy.token_entropy`: of an action's first token, which the prompt decides; the others need those before."""
+        device = self.module.device
+        with torch.no_grad():
+            out = self.module(**{name: value.to(device) for name, value in batch.items()}, logits_to_keep=1)
+        return entropy_bits(out.logits[:, -1:, self.bins.first_id : self.bins.n_text_tokens].float()).cpu()
 
     def vocabulary(self) -> Vocabulary:
         """Llama's tokens; action tokens say their value in (-1, 1), before the scale of the data set."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from policies.action_tokens import entropy_bits
 from policies.openvla.actions import ActionBins
 from policies.openvla.prompts import Prompts
 
@@ -78,12 +78,6 @@ def generate(
                     token[:, None], mask, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1
                 )
     return Generated(*(torch.stack(parts, dim=1).cpu() for parts in (ids, entropies, masses)))
-
-
-def entropy_bits(logits: torch.Tensor) -> torch.Tensor:
-    """(B, K) -> (B,) entropy of softmax(logits) [bits]; tokens of probability 0 count nothing."""
-    log_p = logits.log_softmax(-1)
-    return torch.special.entr(log_p.exp()).sum(-1) / math.log(2)
 
 
 def drawn(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
-from launch.experiments import vla, vla_height, vla_neurons, vla_speed, vla_stage, vla_words
+from launch.experiments import vla, vla_entropy, vla_height, vla_neurons, vla_sides, vla_speed, vla_stage
 from launch.experiments.base import Say
-from launch.experiments.vla_words import Settings
+from launch.experiments.vla_sides import Settings
 from policies.errors import BadInput
 from steer_agents.direction import Direction
+from steer_agents.evaluation.open_loop import OpenLoop
 from steer_agents.sites import Site
 
 QUICK = Settings(
@@ -49,7 +51,7 @@ class World:
     def __call__(self, *_: Any) -> World:
         return self
 
-    def scenes(self, episodes: int) -> list[Any]:
+    def scenes(self, episodes: int, first_seed: int = 0) -> list[Any]:
         return []
 
     def direction(self, scenes: Any, words: str, kind: str = "block_output") -> Direction:
@@ -59,13 +61,17 @@ class World:
             {key: torch.tensor(value) for key, value in raw.items()}, Site(kind, "all"), method=words
         )
 
+    def open_loop(self, condition: vla.Condition, scenes: Any) -> OpenLoop:
+        base = np.ones((3, 4, 7)) * np.arange(1, 4)[:, None, None]
+        return OpenLoop(base, 0.5 * base)
+
     def episodes(self, condition: vla.Condition, first_seed: int, count: int) -> pd.DataFrame:
         self.asked.append((condition.name, first_seed))
         return self.rule(condition.name)
 
 
 def outcome(rule: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
-    monkeypatch.setattr(vla_words, "Bench", World(rule))
+    monkeypatch.setattr(vla_sides, "Bench", World(rule))
     return vla_speed.run(QUICK, folder, Say())
 
 
@@ -88,13 +94,14 @@ def ideal(name: str) -> pd.DataFrame:
 
 def test_an_effect_is_shown_and_the_choice_keeps_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = outcome(ideal, monkeypatch, tmp_path)
-    assert {name: (one["layer"], one["beta"]) for name, one in found.extra["choices"].items()} == {
+    assert {name: (one["layer"], one["strength"]) for name, one in found.extra["choices"].items()} == {
         "slowly": (1, 0.5), "quickly": (1, 0.5)
     }  # fmt: skip
     assert all(bar.holds for bar in found.bars), [bar for bar in found.bars if not bar.holds]
     assert "-40 %" in found.verdict
     assert "+30 %" in found.verdict
     assert "100 %" in found.verdict
+    assert "not followed, the planned speed changes by -50 %" in found.verdict
     assert set(found.conditions["role"]) == {"base", "steered", "control", "other"}
     assert found.conditions.set_index("condition").loc["base", "change"] == 0
     assert (tmp_path / "tiny-vla-slowly-block_output.safetensors").exists()
@@ -147,7 +154,8 @@ def test_layouts_differ_between_tasks_and_finished_conditions_are_kept(
     ) -> list[dict[str, Any]]:
         calls.append((task, [one["seed"] for one in layouts], policy.adverb))
         return [{"task": task, "seed": one["seed"], "success": True, "steps": 3, "speed": 0.1, "height": None,
-                 "transit_speed": None, "approach_speed": 0.1, "least_clearance": math.inf} for one in layouts]  # fmt: skip
+                 "transit_speed": None, "approach_speed": 0.1, "least_clearance": math.inf, "draw_entropy_bits": 0.0}
+                for one in layouts]  # fmt: skip
 
     monkeypatch.setattr(vla, "evaluate", evaluate)
     condition = vla.Condition("said", "other", adverb="slowly")
@@ -175,6 +183,40 @@ def test_scenes_are_what_the_policy_decides_on(tmp_path: Path) -> None:
     zero = bench.episodes(vla.Condition("zero", "base", vla.pushed(direction, 0, 0.0)), 500, 1)
     assert zero["speed"].equals(plain["speed"])
     assert steered["speed"].item() < plain["speed"].item()
+    planned = bench.open_loop(vla.Condition("strong", "steered", vla.pushed(direction, 0, 1.0)), scenes)
+    assert planned.change().high < 0
+    assert planned.base.shape == (len(scenes), 4, 7)
+    drawn = bench.episodes(vla.Condition("drawn", "base", temperature=1.0), 500, 1)
+    assert plain["draw_entropy_bits"].item() == 0
+    assert drawn["draw_entropy_bits"].item() > 1
+    assert bench.policy.temperature == 0
+    found = vla_entropy.towards(bench, scenes, vla_entropy.ENTROPY.high, "block_output")
+    assert found.cosine(vla_entropy.towards(bench, scenes, vla_entropy.ENTROPY.low, "block_output")) == pytest.approx(
+        dict.fromkeys(found.vectors, -1.0)
+    )
+
+
+def test_entropy_is_steered_at_temperature_one_and_judged_beside_other_temperatures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[vla.Condition] = []
+
+    class Unsure(World):
+        def episodes(self, condition: vla.Condition, first_seed: int, count: int) -> pd.DataFrame:
+            asked.append(condition)
+            table = episodes(1.0)
+            shift = -0.3 if "surer x" in condition.name else 0.3 if "less sure x" in condition.name else 0.0
+            return table.assign(draw_entropy_bits=4 + shift + table["approach_speed"])
+
+    monkeypatch.setattr(vla_sides, "Bench", Unsure(None))
+    spec = replace(
+        vla_entropy.ENTROPY, find=lambda bench, scenes, side, kind: World(None).direction([], side.name, kind)
+    )
+    found = vla_sides.run(spec, "", "", QUICK, tmp_path, Say())
+    temperatures = {one.name: one.temperature for one in asked}
+    assert {name: t for name, t in temperatures.items() if t != 1.0} == {"temperature 0.7": 0.7, "temperature 1.4": 1.4}
+    assert "-0.3 bits" in found.verdict
+    assert "Temperature 1.4 does +0 bits" in found.verdict
 
 
 def test_only_policies_that_say_action_tokens(tmp_path: Path) -> None:
@@ -235,5 +277,5 @@ def test_neurons_are_judged_by_random_ones(
 
 
 def test_quick_forms_are_smaller() -> None:
-    for module in (vla_speed, vla_height, vla_stage, vla_neurons):
+    for module in (vla_speed, vla_height, vla_entropy, vla_stage, vla_neurons):
         assert module.settings(True).test_episodes < module.settings(False).test_episodes

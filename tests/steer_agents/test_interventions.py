@@ -294,3 +294,8 @@ def test_parts_that_make_no_sense_are_refused_when_made(make: Callable[..., Any]
     p = Direction.from_raw({KEY: torch.randn(2, D)}, SITE)
     with pytest.raises((BadInput, NonFinite), match=message):
         make(d, p)
+
+
+def test_a_tensor_is_no_direction() -> None:
+    with pytest.raises(BadInput, match=r"Add pushes along a Direction, got Tensor\. .*Direction\.from_raw"):
+        sa.Add(torch.ones(4))  # type: ignore[arg-type]

@@ -481,6 +481,22 @@ def test_tokens_are_drawn_at_the_temperature_each_row_from_its_own_seed(shared: 
         policy.set_decision(temperature=-1)
 
 
+def test_token_entropy_is_that_of_every_generated_token(shared: Shared) -> None:
+    policy = shared("pi0_fast")
+    (batch,) = policy.encode(raw(policy))
+    heads: list[torch.Tensor] = []
+    head = policy.module.policy.model.paligemma_with_expert.paligemma.lm_head
+    handle = head.register_forward_hook(lambda module, args, out: heads.append(out[:, -1].double()))
+    stock = policy.module(**batch)
+    handle.remove()
+    found = policy.token_entropy(batch)
+    p = torch.stack(heads, dim=1).softmax(-1)
+    torch.testing.assert_close(found.double(), -(p * p.log2()).sum(-1), atol=1e-4, rtol=1e-4)
+    assert torch.equal(policy.module(**batch), stock)
+    with pytest.raises(BadInput, match="says no action tokens"):
+        shared("act").token_entropy({})
+
+
 def test_drawn_tokens_follow_the_softmax(shared: Shared) -> None:
     policy = shared("pi0_fast")
     policy.reset(list(range(4000)), INFOS[:1] * 4000)

@@ -68,6 +68,14 @@ def test_the_loop_on_a_cache_gives_the_argmax_of_full_passes(policy: OpenVLAPoli
     np.testing.assert_allclose(answer["action"], values, atol=1e-6)
 
 
+def test_token_entropy_is_that_of_the_first_token(policy: OpenVLAPolicy) -> None:
+    pictures = observation()["pixels"]["image"]
+    scenes = [{"pixels": {"image": pictures[i]}, **infos()[i]} for i in range(len(pictures))]
+    found = policy.token_entropy(policy.encode(scenes)[0])
+    assert found.shape == (len(pictures), 1)
+    np.testing.assert_allclose(found[:, 0], act(policy)["token_entropy_bits"][:, 0], atol=1e-4)
+
+
 def test_rows_of_a_batch_equal_the_rows_alone(policy: OpenVLAPolicy) -> None:
     together = act(policy)
     for i in range(3):

@@ -214,3 +214,12 @@ def test_what_cannot_be_found_is_refused() -> None:
         find("mean-difference", plus, plus)
     with pytest.raises(BadInput, match="no modules to steer"):
         sa.find(object(), "mean-difference", positive=[plus], negative=[minus])
+
+
+def test_options_that_a_method_does_not_have_are_told() -> None:
+    with pytest.raises(
+        BadInput, match=r"find\(\.\.\., 'random'\): missing a required .*'like'; its options are like, seed"
+    ):
+        sa.find(tiny("mlp"), "random", seed=0)
+    with pytest.raises(BadInput, match="unexpected keyword argument 'sede'"):
+        sa.find(tiny("mlp"), "random", sede=0)

@@ -1,21 +1,24 @@
-"""Steering along words: adverb minus no adverb, one-sided both ways, closed loop, instruction without adverb, with all controls.
+"""Steering a measured quantity down and up in closed loop, each side along its own direction, with all controls.
 
-`vla_speed` and `vla_height` are this experiment with their words and their measure. Two one-sided directions instead of one contrast,
-because opposite adverbs are not opposite directions.
+`vla_speed` and `vla_height` steer along words (adverb minus no adverb, on an instruction without adverb; two one-sided directions instead
+of one contrast, because opposite adverbs are not opposite directions); `vla_entropy` along the entropy of the policy's own tokens.
 
-1. Scenes: what the unsteered policy decides on, over drawn layouts. Directions: `prompt-contrast` at the action tokens of every layer.
+1. Scenes: what the unsteered policy decides on, over drawn layouts. Directions at the action tokens of every layer.
 2. Layer, strength and gate (always, or only in transit: while something is carried above `TRANSIT`) of each side are chosen on
    other layouts: the largest effect among those that keep success within `margin`.
-3. Test on further layouts: base, zero strength, the words in the prompt, a dose curve, random directions of the same norm at the same layer
-   with both signs, permuted ones, the direction itself turned round, and random ones of three times the norm.
+3. Test on further layouts: base, zero strength, what one would do without steering (the words in the prompt; a temperature), a dose
+   curve, random directions of the same norm at the same layer with both signs, permuted ones, the direction itself turned round, and
+   random ones of three times the norm.
+4. The same parts on the scenes of an unsteered test episode of every task, never followed: the open loop.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -23,10 +26,12 @@ from launch.experiments.base import Figure, Outcome, Say, settings_key
 from launch.experiments.vla import CARRYING, CHOICE, TEST, Bench, Change, Condition, change, monotone, pushed, share_of
 from steer_agents.direction import Direction
 from steer_agents.evaluation import plots
+from steer_agents.evaluation.open_loop import OpenLoop
 from steer_agents.evaluation.report import Bar
 from steer_agents.finding.controls import permuted_like, random_like
 from steer_agents.gates import Always, Gate, Measured
 from steer_agents.interventions import Add
+from steer_agents.strength import Strength
 
 
 @dataclass(frozen=True)
@@ -34,37 +39,68 @@ class Side:
     """One way of steering.
 
     Args:
-        words: appended to the instruction when the direction is found.
+        name: of it; words that are appended to the instruction when the direction is found, unless `Sides.find` does otherwise.
         sign: of the effect asked for, -1 or +1.
-        bound: least size of the effect, in the unit of `Words`.
+        bound: least size of the effect, in the unit of `Sides`.
+        temperature: what it is compared with; None compares with the words in the prompt.
     """
 
-    words: str
+    name: str
     sign: int
     bound: float
+    temperature: float | None = None
+
+    @property
+    def instead(self) -> Condition:
+        """What one would do without steering."""
+        if self.temperature is None:
+            return Condition(f"the words '{self.name}'", "other", adverb=self.name)
+        return Condition(f"temperature {self.temperature:g}", "other", temperature=self.temperature)
+
+
+def along_words(bench: Bench, scenes: Sequence[Mapping[str, Any]], side: Side, kind: str) -> Direction:
+    """The side's words minus none."""
+    return bench.direction(scenes, side.name, kind)
 
 
 @dataclass(frozen=True)
-class Words:
+class Sides:
     """What is steered.
 
     Args:
         measure: column of `launch.recipes.vla_evaluation.evaluate`.
         label: of it, with its unit.
         low, high: the two sides.
+        unit: in which effects are told, and what they are multiplied with for that.
+        measured_in: unit of the measure itself.
         relative: effects are shares of the base's mean; else in the measure's unit.
         side_effect, side_bound: a measure that should stay, and the largest relative change of it; None for none.
         kinds: of sites tried.
+        temperature: at which everything is run; 0 takes the likeliest token.
+        strength: unit of the strengths.
+        find: (bench, scenes, side, site kind) -> direction.
+        quiet: share of the effect that no control may reach.
     """
 
     measure: str
     label: str
     low: Side
     high: Side
+    unit: tuple[str, float] = ("%", 100.0)
+    measured_in: str = "m/s"
     relative: bool = True
     side_effect: str | None = None
     side_bound: float = 0.2
     kinds: tuple[str, ...] = ("block_output",)
+    temperature: float = 0.0
+    strength: str = "beta"
+    find: Callable[[Bench, Sequence[Mapping[str, Any]], Side, str], Direction] = along_words
+    quiet: float = 1 / 3
+
+    def told(self, value: float) -> str:
+        """An effect with its unit."""
+        name, scale = self.unit
+        return f"{scale * value:+.3g} {name}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +113,7 @@ class Settings:
         scene_episodes, choice_episodes, test_episodes: of every task.
         layers: tried.
         gates: tried, names in `GATES`.
-        strengths: tried, in multiples of the raw direction ("beta").
+        strengths: tried, in the unit of `Sides`.
         doses: of the dose curve, in shares of the chosen strength.
         margin: largest loss of success while choosing.
         test_margin: largest loss of success in the test.
@@ -98,7 +134,7 @@ class Settings:
     n_random: int = 5
     n_permuted: int = 2
     wanted: dict[str, float] = field(default_factory=dict)
-    """Words -> bound in place of the one in `Words`."""
+    """Name of a side -> bound in place of its own."""
 
 
 TRANSIT = 0.12
@@ -112,81 +148,83 @@ class Choice:
 
     kind: str
     layer: int
-    beta: float
+    strength: float
     gate: str
     tried: pd.DataFrame
+    unit: str = "beta"
 
     def push(self, direction: Direction, share: float) -> Add:
         """A share of the chosen strength along some direction."""
-        return replace(pushed(direction, self.layer, share * self.beta, self.kind), gate=GATES[self.gate])
+        part = pushed(direction, self.layer, Strength(share * self.strength, self.unit), self.kind)
+        return replace(part, gate=GATES[self.gate])
 
 
 def choose(
-    bench: Bench, spec: Words, side: Side, directions: dict[str, Direction], s: Settings, base: pd.DataFrame
+    bench: Bench, spec: Sides, side: Side, directions: dict[str, Direction], s: Settings, base: pd.DataFrame
 ) -> Choice:
     """The largest effect with a success within `margin` of the base; without any, the best success."""
     rows = []
     for kind, direction in directions.items():
         layers = s.layers if kind == "block_output" else (0,)
-        for layer, beta, gate in itertools.product(layers, s.strengths, s.gates):
-            one = Choice(kind, layer, beta, gate, pd.DataFrame())
-            condition = Condition(
-                f"choice {side.words} {kind} {layer} {beta:g} {gate}", "other", one.push(direction, 1.0)
-            )
+        for layer, strength, gate in itertools.product(layers, s.strengths, s.gates):
+            one = Choice(kind, layer, strength, gate, pd.DataFrame(), spec.strength)
+            name = f"choice {side.name} {kind} {layer} {strength:g} {gate}"
+            condition = Condition(name, "other", one.push(direction, 1.0), temperature=spec.temperature)
             found = change(bench.episodes(condition, CHOICE, s.choice_episodes), base, spec.measure, spec.relative)
             rows.append({**vars(one), "effect": found.value, "success": found.success})
     table = pd.DataFrame(rows).drop(columns="tried")
     able = table[(table["success"] >= -s.margin) & table["effect"].notna()]
     best = (able["effect"] * side.sign).idxmax() if len(able) else table["success"].idxmax()
     row = table.loc[best]
-    return Choice(str(row["kind"]), int(row["layer"]), float(row["beta"]), str(row["gate"]), table)
+    where = (str(row["kind"]), int(row["layer"]), float(row["strength"]), str(row["gate"]))
+    return Choice(*where, table, spec.strength)
 
 
 def conditions(
-    spec: Words, choices: dict[str, Choice], directions: dict[str, dict[str, Direction]], s: Settings
+    spec: Sides, choices: dict[str, Choice], directions: dict[str, dict[str, Direction]], s: Settings
 ) -> list[Condition]:
     """Everything that is run on the test layouts."""
-    zero = choices[spec.low.words].push(directions[spec.low.words][choices[spec.low.words].kind], 0.0)
+    zero = choices[spec.low.name].push(directions[spec.low.name][choices[spec.low.name].kind], 0.0)
     found = [Condition("base", "base", dose=0.0), Condition("zero strength", "base", zero)]
-    found += [Condition(f"the words '{side.words}'", "other", adverb=side.words) for side in (spec.low, spec.high)]
+    found += [side.instead for side in (spec.low, spec.high)]
     for side in (spec.low, spec.high):
-        choice = choices[side.words]
-        direction = directions[side.words][choice.kind]
+        choice = choices[side.name]
+        direction = directions[side.name][choice.kind]
         for share in s.doses:
             found.append(
                 Condition(
-                    f"{side.words} x {share * choice.beta:g}",
+                    f"{side.name} x {share * choice.strength:g}",
                     "steered",
                     choice.push(direction, share),
                     dose=side.sign * share,
                 )
             )
-        found.append(Condition(f"{side.words} turned round", "other", choice.push(direction, -1.0)))
+        found.append(Condition(f"{side.name} turned round", "other", choice.push(direction, -1.0)))
         for i in range(s.n_random):
             other = random_like(direction, seed=100 * (side.sign + 1) + i)
             found += [
-                Condition(f"random {i + 1}{mark} as long as {side.words}", "control", choice.push(other, sign))
+                Condition(f"random {i + 1}{mark} as long as {side.name}", "control", choice.push(other, sign))
                 for mark, sign in (("+", 1.0), ("-", -1.0))
             ]
         for i in range(s.n_permuted):
             found.append(
                 Condition(
-                    f"permuted {i + 1} as long as {side.words}",
+                    f"permuted {i + 1} as long as {side.name}",
                     "control",
                     choice.push(permuted_like(direction, seed=i), 1.0),
                 )
             )
         found.append(
             Condition(
-                f"random 1+ three times as long as {side.words}",
+                f"random 1+ three times as long as {side.name}",
                 "other",
                 choice.push(random_like(direction, seed=100 * (side.sign + 1)), 3.0),
             )
         )
-    return found
+    return [one if one.temperature else replace(one, temperature=spec.temperature) for one in found]
 
 
-def run(spec: Words, title: str, question: str, s: Settings, folder: Path, say: Say) -> Outcome:
+def run(spec: Sides, title: str, question: str, s: Settings, folder: Path, say: Say) -> Outcome:
     """Find, choose, test, compare."""
     bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}")
     sides = (spec.low, spec.high)
@@ -195,36 +233,38 @@ def run(spec: Words, title: str, question: str, s: Settings, folder: Path, say: 
     say.plan([s.scene_episodes, per_side, per_side] + [s.test_episodes] * n_conditions)
     say.stage(f"{s.policy}: scenes from {s.scene_episodes} episodes of {len(s.tasks)} tasks, and directions")
     scenes = bench.scenes(s.scene_episodes)
-    directions = {
-        side.words: {kind: bench.direction(scenes, side.words, kind) for kind in spec.kinds} for side in sides
-    }
+    directions = {side.name: {kind: spec.find(bench, scenes, side, kind) for kind in spec.kinds} for side in sides}
     for side in sides:
-        for kind, direction in directions[side.words].items():
-            direction.save(folder / f"{s.policy}-{side.words.replace(' ', '-')}-{kind}.safetensors")
-    base = bench.episodes(Condition("choice base", "base"), CHOICE, s.choice_episodes)
+        for kind, direction in directions[side.name].items():
+            direction.save(folder / f"{s.policy}-{side.name.replace(' ', '-')}-{kind}.safetensors")
+    base = bench.episodes(Condition("choice base", "base", temperature=spec.temperature), CHOICE, s.choice_episodes)
     choices = {}
     for side in sides:
-        say.stage(f"choosing layer and strength of '{side.words}' on {len(base)} other layouts")
-        chosen = choices[side.words] = choose(bench, spec, side, directions[side.words], s, base)
-        say.note(f"{chosen.kind} {chosen.layer}, strength {chosen.beta:g}, {chosen.gate}")
+        say.stage(f"choosing layer and strength of '{side.name}' on {len(base)} other layouts")
+        chosen = choices[side.name] = choose(bench, spec, side, directions[side.name], s, base)
+        say.note(f"{chosen.kind} {chosen.layer}, strength {chosen.strength:g}, {chosen.gate}")
     tables = {}
     found = conditions(spec, choices, directions, s)
     for condition in found:
         say.stage(f"{s.test_episodes} episodes of {len(s.tasks)} tasks: {condition.name}")
         table = tables[condition.name] = bench.episodes(condition, TEST, s.test_episodes)
         say.note(f"success {table['success'].mean():.2f}, {spec.measure} {table[spec.measure].mean():.3f}")
-    return _outcome(_Tested(spec, s, choices, found, tables), title, question)
+    seen = bench.scenes(1, TEST)
+    say.stage(f"the same parts on {len(seen)} scenes, not followed")
+    planned = {one.name: bench.open_loop(one, seen) for one in found if one.part is not None}
+    return _outcome(_Tested(spec, s, choices, found, tables, planned), title, question)
 
 
 @dataclass(frozen=True)
 class _Tested:
     """Everything measured: conditions, their tables, and how each differs from the base (the base itself included, by nothing)."""
 
-    spec: Words
+    spec: Sides
     s: Settings
     choices: dict[str, Choice]
     found: list[Condition]
     tables: dict[str, pd.DataFrame]
+    planned: dict[str, OpenLoop]
 
     def __post_init__(self) -> None:
         base = self.tables["base"]
@@ -247,13 +287,13 @@ class _Tested:
 
     def steered(self, side: Side) -> str:
         """Name of the condition with the chosen strength."""
-        return f"{side.words} x {self.choices[side.words].beta:g}"
+        return f"{side.name} x {self.choices[side.name].strength:g}"
 
     def controls(self, side: Side) -> dict[str, Change]:
         return {
             one.name: self.moved[one.name]
             for one in self.found
-            if one.role == "control" and one.name.endswith(side.words)
+            if one.role == "control" and one.name.endswith(side.name)
         }
 
     def loudest(self, side: Side) -> str:
@@ -270,18 +310,22 @@ class _Tested:
             row |= {"change": moved.value, "low": moved.low, "high": moved.high}
             if one.name in self.aside:
                 row |= {f"{self.spec.side_effect} change": self.aside[one.name].value}
+            if one.name in self.planned:
+                planned = self.planned[one.name]
+                row |= {"planned speed change": planned.change().value, "planned actions moved": planned.moved.mean()}
             rows.append(row | {"steps": self.mean(one.name, "steps"), "pairs": moved.pairs, "dose": one.dose})
         return pd.DataFrame(rows)
 
 
 def _bars(t: _Tested, table: pd.DataFrame) -> list[Bar]:
-    spec, unit = t.spec, "" if t.spec.relative else " m"
+    spec = t.spec
+    unit = "" if spec.relative else f" {spec.measured_in}"
     same = t.tables["zero strength"][spec.measure].equals(t.tables["base"][spec.measure])
     bars = [Bar("zero strength", "as the base" if same else "differs", None, "every episode as the base", same)]
     for side in (spec.low, spec.high):
         name, sign = t.steered(side), "<=" if side.sign < 0 else ">="
-        moved, bound = t.moved[name], t.s.wanted.get(side.words, side.bound)
-        steered = f"steered '{side.words}'"
+        moved, bound = t.moved[name], t.s.wanted.get(side.name, side.bound)
+        steered = f"steered '{side.name}'"
         holds = bool(side.sign * moved.value >= bound)
         between = (moved.low, moved.high)
         bars.append(
@@ -308,7 +352,7 @@ def _bars(t: _Tested, table: pd.DataFrame) -> list[Bar]:
                 )
             )
         loudest = t.loudest(side)
-        worst, third = t.moved[loudest], abs(moved.value) / 3
+        worst, third = t.moved[loudest], abs(moved.value) * spec.quiet
         text = f"the loudest of {len(t.controls(side))} controls ({loudest}): change of {spec.measure}"
         bars.append(Bar(text, worst.value, (worst.low, worst.high), f"within {third:.3g}{unit}", worst.size < third))
     dosed = table.dropna(subset="dose")
@@ -325,7 +369,7 @@ def _figures(t: _Tested, table: pd.DataFrame) -> list[Figure]:
         dosed[["dose", "value", "low", "high"]],
         label=of + spec.label,
         title=f"{t.s.policy}: dose and response",
-        dose_label=f"share of the chosen strength: '{spec.low.words}' to the left, '{spec.high.words}' to the right",
+        dose_label=f"share of the chosen strength: '{spec.low.name}' to the left, '{spec.high.name}' to the right",
     )
     bars = plots.bars(shown, label=of + spec.label, title=f"{t.s.policy}: every condition", reference=0.0)
 
@@ -342,17 +386,15 @@ def _figures(t: _Tested, table: pd.DataFrame) -> list[Figure]:
 
 
 def _sentence(t: _Tested, side: Side) -> str:
-    def told(value: float) -> str:
-        return f"{100 * value:+.0f} %" if t.spec.relative else f"{100 * value:+.1f} cm"
-
-    choice, moved, own = t.choices[side.words], t.moved[t.steered(side)], t.moved[f"the words '{side.words}'"]
-    worst = t.moved[t.loudest(side)]
+    choice, moved, own = t.choices[side.name], t.moved[t.steered(side)], t.moved[side.instead.name]
+    worst, told, planned = t.moved[t.loudest(side)], t.spec.told, t.planned[t.steered(side)]
+    instead = "The words themselves do" if side.temperature is None else f"Temperature {side.temperature:g} does"
     return (
-        f"'{side.words}' at {choice.kind} {choice.layer}, strength {choice.beta:g}, {choice.gate}: {told(moved.value)} "
-        f"({told(moved.low)} to {told(moved.high)}), success {moved.success:+.2f}. The words "
-        f"themselves do {told(own.value)} (success {own.success:+.2f}), of which steering has "
+        f"'{side.name}' at {choice.kind} {choice.layer}, strength {choice.strength:g}, {choice.gate}: {told(moved.value)} "
+        f"({told(moved.low)} to {told(moved.high)}), success {moved.success:+.2f}. "
+        f"{instead} {told(own.value)} (success {own.success:+.2f}), of which steering has "
         f"{100 * share_of(moved.value, own.value):.0f} %. The loudest of {len(t.controls(side))} equally long controls does "
-        f"{told(worst.value)}."
+        f"{told(worst.value)}. On the same scenes, not followed, the planned speed changes by {100 * planned.change().value:+.0f} %."
     )
 
 
@@ -370,6 +412,7 @@ def _outcome(t: _Tested, title: str, question: str) -> Outcome:
         figures=_figures(t, table),
         notes=[
             "Layer and strength were chosen on other layouts than those of the test; directions were found on a third set.",
+            "Open loop: the policy is asked about the scenes of unsteered episodes, each as if it began there, and not followed.",
             f"Large wrong edits move the {t.spec.measure} too: random directions three times as long do "
             + " and ".join(f"{one.value:+.3f} (success {one.success:+.2f})" for one in large)
             + ".",
