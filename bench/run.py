@@ -25,7 +25,7 @@ import json  # noqa: E402
 
 RESULTS = ROOT / "runs" / "bench" / "results.json"
 MODEL_CASES = ("decode", "prefill", "call", "attach", "extraction")
-CASES = (*MODEL_CASES, "tabletop")
+CASES = (*MODEL_CASES, "tabletop", "vla")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -119,9 +119,24 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
 
         with progress.status(f"tabletop: {options.rounds} rounds"):
             rates = tabletop.measure(options.rounds)
+    neurons = None
+    if "vla" in options.cases:
+        from bench import vla
+
+        for name in vla.STACKS:
+            with progress.status(f"vla: a chunk of {name}"):
+                case = vla.chunks(name, options.rounds)
+                done.append(case)
+                rounds[case.name] = options.rounds
+        torch.set_num_threads(os.cpu_count() or 1)
+        with progress.status("vla: value vectors"):
+            neurons = vla.neurons()
+        torch.set_num_threads(1)
     results = report.as_json(done, bench, rounds, libraries, missing)
     if rates is not None:
         results["tabletop"] = rates.as_json()
+    if neurons is not None:
+        results["value_vectors"] = neurons
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     if options.json:
@@ -137,6 +152,8 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
         report.print_case(console, case, rounds[case.name])
     if rates is not None:
         tabletop.show(console, rates, options.rounds)
+    if neurons is not None:
+        console.print(vla.told(neurons))
     report.print_summary(console, done, missing)
     console.print(f"written to {options.out}")
     return 0

@@ -35,6 +35,9 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.vla_height",
         "steering a VLA along 'low' and 'high over the table' (closed loop, with all controls)",
     ),
+    "vla-height-attention": Entry(
+        "launch.experiments.vla_height_attention", "the same, pushed at the attention outputs of all layers"
+    ),
     "vla-stage": Entry("launch.experiments.vla_stage", "steering a VLA only while it carries something"),
     "vla-entropy": Entry(
         "launch.experiments.vla_entropy",

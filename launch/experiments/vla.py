@@ -142,8 +142,8 @@ def _attached(policy: ActionTokenPolicy, part: Intervention | None) -> Iterator[
         yield
 
 
-def pushed(direction: Direction, layer: int, strength: float | Strength, kind: str = "block_output") -> Add:
-    """Add a multiple of the raw direction (a number; "beta"), or another strength, at one layer's action tokens."""
+def pushed(direction: Direction, layer: int | str, strength: float | Strength, kind: str = "block_output") -> Add:
+    """Add a multiple of the raw direction (a number; "beta"), or another strength, at action tokens of a layer or of "all"."""
     strength = strength if isinstance(strength, Strength) else Strength(strength, "beta")
     return Add(direction, strength=strength, site=Site(kind, layer, tokens=ACTION))
 

@@ -1,4 +1,8 @@
-"""Lower and higher over the table, on an instruction that says neither."""
+"""Lower and higher over the table, on an instruction that says neither: at the output of one block.
+
+The effect of words is built up over the layers, so that one block output holds only a part of it: see `vla_height_attention`.
+The first run tried strengths up to 1.5 without the gate "carrying" and fell short (-1.1 cm); this one has test layouts of its own.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ HEIGHT = Sides(
 
 def settings(quick: bool) -> Settings:
     """104 paired episodes a condition (about 40 minutes), or 8 with few controls (about 3 minutes)."""
-    full = Settings()
+    full = Settings(layers=(1,), strengths=(1.0, 1.5, 2.0, 2.5), gates=("always", "carrying"), first_test_seed=61_000)
     if not quick:
         return full
     return replace(
@@ -31,17 +35,16 @@ def settings(quick: bool) -> Settings:
         scene_episodes=1,
         choice_episodes=1,
         test_episodes=1,
-        layers=(0, 1),
-        strengths=(0.5, 1.0),
+        strengths=(1.0, 2.0),
         n_random=1,
         n_permuted=1,
     )
 
 
-def run(s: Settings, folder: Path, say: Say) -> Outcome:
+def run(s: Settings, folder: Path, say: Say, sides: Sides = HEIGHT) -> Outcome:
     """See `vla_sides`."""
     return vla_sides.run(
-        HEIGHT,
+        sides,
         f"Height of {s.policy}",
         f"The instruction says nothing of height. Does steering {s.policy} along 'low' and 'high over the table' lower and raise its way, "
         "more than equally long control directions do, without changing its speed?",

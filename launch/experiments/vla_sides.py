@@ -4,8 +4,8 @@
 of one contrast, because opposite adverbs are not opposite directions); `vla_entropy` along the entropy of the policy's own tokens.
 
 1. Scenes: what the unsteered policy decides on, over drawn layouts. Directions at the action tokens of every layer.
-2. Layer, strength and gate (always, or only in transit: while something is carried above `TRANSIT`) of each side are chosen on
-   other layouts: the largest effect among those that keep success within `margin`.
+2. Layer, strength and gate (always, while something is carried, or in transit: while it is carried above `TRANSIT`) of each side are
+   chosen on other layouts: the largest effect among those that keep success within `margin`.
 3. Test on further layouts: base, zero strength, what one would do without steering (the words in the prompt; a temperature), a dose
    curve, random directions of the same norm at the same layer with both signs, permuted ones, the direction itself turned round, and
    random ones of three times the norm.
@@ -75,7 +75,7 @@ class Sides:
         measured_in: unit of the measure itself.
         relative: effects are shares of the base's mean; else in the measure's unit.
         side_effect, side_bound: a measure that should stay, and the largest relative change of it; None for none.
-        kinds: of sites tried.
+        kinds: of sites tried; "block_output" at one layer, others at all layers at once.
         temperature: at which everything is run; 0 takes the likeliest token.
         strength: unit of the strengths.
         find: (bench, scenes, side, site kind) -> direction.
@@ -111,7 +111,8 @@ class Settings:
         policy: embedded policy.
         tasks: that are run.
         scene_episodes, choice_episodes, test_episodes: of every task.
-        layers: tried.
+        layers: tried for block outputs.
+        first_test_seed: of the test layouts.
         gates: tried, names in `GATES`.
         strengths: tried, in the unit of `Sides`.
         doses: of the dose curve, in shares of the chosen strength.
@@ -125,6 +126,7 @@ class Settings:
     scene_episodes: int = 3
     choice_episodes: int = 5
     test_episodes: int = 13
+    first_test_seed: int = TEST
     layers: tuple[int, ...] = (0, 1)
     strengths: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5)
     gates: tuple[str, ...] = ("always", "in transit")
@@ -139,7 +141,11 @@ class Settings:
 
 TRANSIT = 0.12
 """Height of the tcp over the table from which it is on its way, neither grasping nor placing [m]."""
-GATES: Mapping[str, Gate] = {"always": Always(), "in transit": Measured("held") * Measured("height", above=TRANSIT)}
+GATES: Mapping[str, Gate] = {
+    "always": Always(),
+    "carrying": Measured("held"),
+    "in transit": Measured("held") * Measured("height", above=TRANSIT),
+}
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ class Choice:
     """Where, when and how strongly a side is steered."""
 
     kind: str
-    layer: int
+    layer: int | str
     strength: float
     gate: str
     tried: pd.DataFrame
@@ -165,7 +171,7 @@ def choose(
     """The largest effect with a success within `margin` of the base; without any, the best success."""
     rows = []
     for kind, direction in directions.items():
-        layers = s.layers if kind == "block_output" else (0,)
+        layers: tuple[int | str, ...] = s.layers if kind == "block_output" else ("all",)
         for layer, strength, gate in itertools.product(layers, s.strengths, s.gates):
             one = Choice(kind, layer, strength, gate, pd.DataFrame(), spec.strength)
             name = f"choice {side.name} {kind} {layer} {strength:g} {gate}"
@@ -176,8 +182,8 @@ def choose(
     able = table[(table["success"] >= -s.margin) & table["effect"].notna()]
     best = (able["effect"] * side.sign).idxmax() if len(able) else table["success"].idxmax()
     row = table.loc[best]
-    where = (str(row["kind"]), int(row["layer"]), float(row["strength"]), str(row["gate"]))
-    return Choice(*where, table, spec.strength)
+    layer = row["layer"] if row["layer"] == "all" else int(row["layer"])
+    return Choice(str(row["kind"]), layer, float(row["strength"]), str(row["gate"]), table, spec.strength)
 
 
 def conditions(
@@ -228,7 +234,12 @@ def run(spec: Sides, title: str, question: str, s: Settings, folder: Path, say: 
     """Find, choose, test, compare."""
     bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}")
     sides = (spec.low, spec.high)
-    per_side = (len(s.layers) + len(spec.kinds) - 1) * len(s.strengths) * len(s.gates) * s.choice_episodes
+    per_side = (
+        sum(len(s.layers) if kind == "block_output" else 1 for kind in spec.kinds)
+        * len(s.strengths)
+        * len(s.gates)
+        * s.choice_episodes
+    )
     n_conditions = 4 + 2 * (len(s.doses) + 2 + 2 * s.n_random + s.n_permuted)
     say.plan([s.scene_episodes, per_side, per_side] + [s.test_episodes] * n_conditions)
     say.stage(f"{s.policy}: scenes from {s.scene_episodes} episodes of {len(s.tasks)} tasks, and directions")
@@ -247,9 +258,9 @@ def run(spec: Sides, title: str, question: str, s: Settings, folder: Path, say: 
     found = conditions(spec, choices, directions, s)
     for condition in found:
         say.stage(f"{s.test_episodes} episodes of {len(s.tasks)} tasks: {condition.name}")
-        table = tables[condition.name] = bench.episodes(condition, TEST, s.test_episodes)
+        table = tables[condition.name] = bench.episodes(condition, s.first_test_seed, s.test_episodes)
         say.note(f"success {table['success'].mean():.2f}, {spec.measure} {table[spec.measure].mean():.3f}")
-    seen = bench.scenes(1, TEST)
+    seen = bench.scenes(1, s.first_test_seed)
     say.stage(f"the same parts on {len(seen)} scenes, not followed")
     planned = {one.name: bench.open_loop(one, seen) for one in found if one.part is not None}
     return _outcome(_Tested(spec, s, choices, found, tables, planned), title, question)
