@@ -29,7 +29,7 @@ class Settings:
         policy: embedded policy.
         tasks: that are run.
         words: that the direction adds.
-        layer, beta: where and how strongly; those that `vla-speed` chose.
+        layer, beta, gate: where, how strongly and when (a name in `GATES`); those that `vla-speed` chose.
         scene_episodes, test_episodes: of every task.
         n_random: control directions, with both signs.
         carry_bound, approach_bound: least slowing while carrying, largest change while approaching.
@@ -40,6 +40,7 @@ class Settings:
     words: str = "slowly"
     layer: int = 1
     beta: float = 1.5
+    gate: str = "in transit"
     scene_episodes: int = 3
     test_episodes: int = 13
     n_random: int = 5
@@ -67,7 +68,7 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
 def conditions(s: Settings, direction: Direction) -> list[Condition]:
     """Base, zero strength, gated, not gated, and random directions behind the gate."""
     plain = pushed(direction, s.layer, s.beta)
-    carrying = GATES["in transit"]
+    carrying = GATES[s.gate]
     found = [
         Condition("base", "base"),
         Condition("zero strength", "base", replace(pushed(direction, s.layer, 0.0), gate=carrying)),
