@@ -95,6 +95,12 @@ class SamplingPart(Protocol):
 class GenerativePolicy(ChunkPolicy):
     """A policy that predicts chunks of actions by denoising. Subclasses write `sample`."""
 
+    n_obs_steps: int = 1
+    """Observations that `sample` reads; several come as an axis behind the rows."""
+    reads_text: bool = False
+    """Whether the observation should hold each row's instruction under "task"."""
+    stochastic: str | None = None
+    """Why the noise that a sample starts from does not fix it, and how to change that; None if it does fix it."""
     sampling_parts: tuple[SamplingPart, ...] = ()
     """What stands around the sampler now, the outermost first; see `set_sampling`."""
     _seeds: tuple[int, ...] = ()
@@ -116,11 +122,12 @@ class GenerativePolicy(ChunkPolicy):
 
         Args:
             observation: named arrays with leading axis B.
-            noise: (B, *noise_shape) standard normal, where the sample starts; None draws it from `generator`.
+            noise: (B, *noise_shape) standard normal, where the sample starts; None draws it from `generator`. N samples per row
+                are (N B, *noise_shape), the N of row 0 first: what depends on the observation alone is then computed once per row.
             hook: called after every denoise step.
             generator: of the noise; None uses torch's global one.
         Returns:
-            (B, H, A) float32, in the environment's units.
+            (B, H, A) float32, or (N B, H, A), in the environment's units.
         """
 
     def draw_noise(self) -> torch.Tensor:
@@ -183,19 +190,23 @@ def _both(first: PathHook | None, second: PathHook | None) -> PathHook | None:
     return hook
 
 
-def checked_noise(noise: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+def checked_noise(noise: torch.Tensor, shape: tuple[int, int, int], copies: bool = False) -> torch.Tensor:
     """Noise of the expected shape, float32 and finite.
 
+    Args:
+        noise: what was given.
+        shape: (B, *noise_shape).
+        copies: also accept (N B, *noise_shape), N samples per row.
     Raises:
         BadInput: another shape.
         NonFinite: NaN or infinite values.
     """
     import torch
 
-    if tuple(noise.shape) != shape:
-        raise BadInput(
-            f"sample: expected noise of shape {shape} (B, chunk_size, action_dim), got {tuple(noise.shape)}."
-        )
+    given = tuple(noise.shape)
+    several = copies and len(given) == 3 and given[0] > 0 and given[0] % shape[0] == 0 and given[1:] == shape[1:]
+    if given != shape and not several:
+        raise BadInput(f"sample: expected noise of shape {shape} (B, chunk_size, action_dim), got {given}.")
     if not bool(torch.isfinite(noise).all()):
         raise NonFinite("sample: the noise holds NaN or infinite values; pass standard normal numbers.")
     return noise.float()

@@ -39,4 +39,8 @@ EXPERIMENTS: dict[str, Entry] = {
     "vla-neurons": Entry(
         "launch.experiments.vla_neurons", "setting the neurons of a VLA that say 'slowly', against random ones"
     ),
+    "dsrl-shift": Entry(
+        "launch.experiments.dsrl_shift",
+        "a flow policy under position shift, lifted by learned noise (with all baselines)",
+    ),
 }
