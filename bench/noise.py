@@ -1,7 +1,9 @@
 """What learning noise costs: env steps per CPU second of DSRL-SAC and DSRL-NA on the two-goal toy, and where the time goes.
 
-Eight environments in one process, recommended settings, first rollouts not counted. Shares are of denoising (in rollouts and in updates), gradient
-steps and the environment; bounds: denoising at most 10 % of SAC's time and 35 % of NA's. NA is timed with the value of the next state from its noise
+Eight environments in one process, recommended settings, first rollouts not counted. Shares are of denoising (in rollouts and in
+updates), gradient
+steps and the environment; bounds: denoising at most 10 % of SAC's time and 35 % of NA's. NA is timed with the value of the next
+state from its noise
 critic (the default), and denoised in the update, as published.
 """
 

@@ -18,7 +18,8 @@ LIMIT = 60
 class TwoGoals(gym.Env[dict[str, np.ndarray], np.ndarray]):
     """A point in the plane that starts near (0, 0) and moves by 0.1 of its action; goals at (-0.8, 1) and (0.8, 1).
 
-    Success, and the end, is to come within 0.15 of the goal that is asked for: the right one, or with `cue` the one that `cue` (-1 or 1) shows.
+    Success, and the end, is to come within 0.15 of the goal that is asked for: the right one, or with `cue` the one that `cue`
+    (-1 or 1) shows.
 
     Args:
         cue: draw the goal that is asked for at every reset.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import pandas as pd
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv
@@ -90,7 +89,8 @@ class World:
         """One row per episode; equal seeds give equal starts. Finished ones are taken from the folder."""
         run = rollout(
             self.make, policy, None if part is None else Steerer(part), episodes=episodes, seed=seed, num_envs=min(50, episodes),
-            condition=condition, measures=self.measures, run=None if folder is None else folder / condition.replace(" ", "-"), progress=False,
+            condition=condition, measures=self.measures,
+            run=None if folder is None else folder / condition.replace(" ", "-"), progress=False,
         )  # fmt: skip
         return run.episodes
 
@@ -133,6 +133,7 @@ def paired(table: pd.DataFrame, base: pd.DataFrame, measure: str = "success") ->
 
 
 def merged(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """All episodes in one table."""
     return pd.concat(tables, ignore_index=True)
 
 
@@ -143,7 +144,3 @@ def told(say: Say, curve: pd.DataFrame) -> None:
             f"{int(point['env_steps']):>6} env steps, {point['cpu_seconds']:.0f} CPU s: deterministic {point['det_success']:.2f} "
             f"({point['det_length']:.0f} steps), sampled {point['sampled_success']:.2f}"
         )
-
-
-def mean_of(values: Sequence[float]) -> float:
-    return float(np.mean(list(values)))

@@ -57,7 +57,8 @@ def _bars(s: Settings, tables: Tables, learned: list[str]) -> list[Bar]:
 STUDY = Study(
     "dsrl-cue",
     "DSRL where no constant noise can win",
-    "A cue, drawn anew in every episode and seen by the noise policy only, says on which side of the post the block has to pass. flow-bimodal takes "
+    "A cue, drawn anew in every episode and seen by the noise policy only, says on which side of the post the block has to pass. "
+    "flow-bimodal takes "
     "either side. Does the noise policy learn to look?",
     World("flow-bimodal", "PutBlockPastPost", limit=100, wrap=_cued, measures=side),
     _bars,

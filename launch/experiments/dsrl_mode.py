@@ -53,7 +53,8 @@ def _bars(s: Settings, tables: Tables, learned: list[str]) -> list[Bar]:
 STUDY = Study(
     "dsrl-mode",
     "DSRL takes one of two modes",
-    "flow-bimodal passes the post on either side, half and half. Can the noise that it starts from be chosen so that it passes on the left?",
+    "flow-bimodal passes the post on either side, half and half. Can the noise that it starts from be chosen so "
+    "that it passes on the left?",
     World("flow-bimodal", "PutBlockPastPost", limit=100, wrap=AskedSide, measures=side),
     _bars,
     ("Success counts only on the asked side; the share of passes on it leaves out episodes that never pass.",),

@@ -79,7 +79,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         schedule = Schedule(evaluate_every=s.evaluate_every, checkpoint_minutes=2)
         found = learn(
             env, preset("recommended"), s.env_steps, seed, world.evaluation(steered, s.validation_episodes), schedule,
-            place / f"{name}-{seed}", info={"experiment": "dsrl-shift", "policy": world.policy, "task": world.task, "shift": dict(world.shift)},
+            place / f"{name}-{seed}",
+            info={"experiment": "dsrl-shift", "policy": world.policy, "task": world.task, "shift": dict(world.shift)},
         )  # fmt: skip
         told(say, found.curve)
         return found
@@ -150,8 +151,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     ]  # fmt: skip
     return Outcome(
         title="DSRL under position shift",
-        question=f"flow-medium fails most episodes when bowl and plate stand {5 * s.shift:g} cm from where they stood in its demonstrations. Can the "
-        "noise that it starts from, chosen by a small learned policy, bring it back?",
+        question=f"flow-medium fails most episodes when bowl and plate stand {5 * s.shift:g} cm from where they "
+        "stood in its demonstrations. Can the noise that it starts from, chosen by a small learned policy, bring it back?",
         verdict=verdict,
         bars=bars,
         episodes=merged(list(tables.values())),
@@ -163,7 +164,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         notes=[
             "CPU seconds are of training with one thread, without the evaluations of the curve; first rollouts are included.",
             f"Success of the base under random noise of each map (validation): {', '.join(f'{k} {v:.2f}' for k, v in maps.items())}.",
-            f"The best constant noise had {ticket.scores.max():.2f} on the episodes that chose it (mean of all {ticket.scores.mean():.2f}).",
+            f"The best constant noise had {ticket.scores.max():.2f} on the episodes that chose it "
+            f"(mean of all {ticket.scores.mean():.2f}).",
             "Scratch, residual and the other maps have one seed.",
         ],
         extra={
@@ -183,7 +185,8 @@ def _bars(s: Settings, tables: dict[str, pd.DataFrame], learned: dict[int, objec
         cpu = float(learned[seed].costs["all"])  # type: ignore[attr-defined]
         ratio = found["length"] / zero
         bars += [
-            Bar(f"seed {seed}: deterministic success", found["success"], (found["low"], found["high"]), "at least 0.95", found["success"] >= 0.95),
+            Bar(f"seed {seed}: deterministic success", found["success"], (found["low"], found["high"]), "at least 0.95",
+                found["success"] >= 0.95),
             Bar(f"seed {seed}: sampled success over the base", gain.value, (gain.low, gain.high), "at least 0.35", gain.value >= 0.35),
             Bar(f"seed {seed}: length of successes / zero noise's", ratio, None, "at most 0.90", bool(ratio <= 0.9)),
             Bar(f"seed {seed}: CPU seconds of training", cpu, None, "at most 90", cpu <= 90),

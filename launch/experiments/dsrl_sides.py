@@ -16,8 +16,10 @@ BESIDE = (0.46, 0.52)
 class AskedSide(gym.Wrapper):
     """The block has to pass the post on the side that is asked for; having passed on the other one, it never succeeds.
 
-    `info["is_success"]` says so, the episode then goes on to its time limit, and `passed_asked` is 1 or 0 once it has passed. With `cue` the side is
-    drawn at every reset and shown to who looks: the observation has an entry "cue", -1 for left, 1 for right. The embedded policies do not look.
+    `info["is_success"]` says so, the episode then goes on to its time limit, and `passed_asked` is 1 or 0 once it has passed.
+    With `cue` the side is
+    drawn at every reset and shown to who looks: the observation has an entry "cue", -1 for left, 1 for right. The embedded
+    policies do not look.
 
     Args:
         env: PutBlockPastPost with `obs_type="state"`.
@@ -41,7 +43,7 @@ class AskedSide(gym.Wrapper):
         return self._seen(observation), self._told(info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, _terminated, truncated, info = self.env.step(action)
         if bool(info["held"]) and BESIDE[0] <= info["tcp_x"] <= BESIDE[1]:
             self._places.append(float(info["tcp_y"]))
         told = self._told(info)

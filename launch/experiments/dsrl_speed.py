@@ -29,7 +29,8 @@ def _bars(s: Settings, tables: Tables, learned: list[str]) -> list[Bar]:
         ratio = row(tables[name])["length"] / shortest
         loss = paired(tables[name], tables["unsteered"])
         bars += [
-            Bar(f"{name}: length of successes / the shortest of unsteered, zero and constant noise", ratio, None, "at most 0.90", bool(ratio <= 0.9)),
+            Bar(f"{name}: length of successes / the shortest of unsteered, zero and constant noise", ratio, None,
+                "at most 0.90", bool(ratio <= 0.9)),
             Bar(f"{name}: change of success", loss.value, (loss.low, loss.high), "at least -0.05", loss.value >= -0.05),
         ]  # fmt: skip
     return bars

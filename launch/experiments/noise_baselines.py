@@ -61,7 +61,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
 
         ticket = golden_ticket(policy, Full(), score, s.tickets, s.bound)
         parts = {
-            "unsteered": None, "zero noise": ConstantNoise(), "best constant noise": ticket.part, "noise in the box": RandomNoise(Full(), s.bound),
+            "unsteered": None, "zero noise": ConstantNoise(), "best constant noise": ticket.part, 
+            "noise in the box": RandomNoise(Full(), s.bound),
             "two DCT components": RandomNoise(Dct(2), s.bound), "repeated": RandomNoise(Repeat(), s.bound),
         }  # fmt: skip
         base: pd.DataFrame | None = None
@@ -84,12 +85,14 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         for name in s.policies
     )
     shown = [
-        {"name": r["condition"], "value": r["success"], "low": r["low"], "high": r["high"], "role": "base" if r["noise"] == "unsteered" else "other"}
+        {"name": r["condition"], "value": r["success"], "low": r["low"], "high": r["high"],
+         "role": "base" if r["noise"] == "unsteered" else "other"}
         for r in rows
     ]  # fmt: skip
     return Outcome(
         title="Noise without learning",
-        question="How much do zero noise, the best of some constant noises and poorer noise maps change by themselves? Whoever reports a learned noise "
+        question="How much do zero noise, the best of some constant noises and poorer noise maps change by themselves? Whoever "
+        "reports a learned noise "
         "policy beside sampled noise only would count these as its doing.",
         verdict=f"Success under position shift. {text}.",
         bars=bars,

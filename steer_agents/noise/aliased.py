@@ -10,8 +10,10 @@ V(s') = min_i Q^A_i(s', pi(s', w')), w' ~ pi^W(s'), with target critics, as publ
 min_i Q^W_i(s', w') with a target copy of the noise critic (`next_value="noise"`), which denoises nothing in an update.
 
 Different from the published code: noise is given to the policy at its own scale (there the box is ignored); the noises of the distillation
-are drawn and denoised once, when a state is met, because the policy is frozen and the pairs never go stale (there anew in every step); they are
-clipped to the box where `clip_distillation` says so; a share of them comes from the actor as it was then; the entropy term in V is an option that
+are drawn and denoised once, when a state is met, because the policy is frozen and the pairs never go stale (there anew in every
+step); they are
+clipped to the box where `clip_distillation` says so; a share of them comes from the actor as it was then; the entropy term in V
+is an option that
 is off. Head i of Q^W regresses on head i of Q^A, as published.
 
 The replay buffer holds (s, a, r, s'), so that demonstrations and rollouts of other policies can be used as they are.
@@ -25,7 +27,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
-from torch.nn import functional as F
+from torch.nn.functional import mse_loss
 
 from policies.errors import BadInput, nearest
 from steer_agents.noise.noise_env import NoiseEnv
@@ -72,7 +74,8 @@ class DSRLNA(DSRLSAC):
     # ---- parts
 
     def _setup_model(self) -> None:
-        assert isinstance(self.env, AsVecEnv) and isinstance(self.env.env, NoiseEnv)
+        assert isinstance(self.env, AsVecEnv)
+        assert isinstance(self.env.env, NoiseEnv)
         env = self.env.env
         if not isinstance(env.reader, Flattened) or env.policy.n_obs_steps > 1 or env.policy.reads_text:
             raise BadInput(
@@ -161,7 +164,7 @@ class DSRLNA(DSRLSAC):
                 value = value - self._alpha() * after_log_prob
             target = data.rewards + (1 - data.dones) * self.gamma * value
         found = self.action_critic.all(data.observations, data.actions)
-        critic_loss = 0.5 * F.mse_loss(found, target.expand_as(found)) * len(found)
+        critic_loss = 0.5 * mse_loss(found, target.expand_as(found)) * len(found)
         _descend(self.action_critic.optimizer, critic_loss)  # type: ignore[arg-type]
         follow(self.action_critic, self.action_critic_target, self.tau)
         distill_loss = np.mean([self.distill(batch_size) for _ in range(self.distill_steps)])
@@ -187,7 +190,7 @@ class DSRLNA(DSRLSAC):
         states, w, a = self.replay_buffer.sample_pairs(batch_size)
         with torch.no_grad():
             target = self.action_critic.all(states, a)
-        loss = F.mse_loss(self.critic.all(states, w), target) * len(target)
+        loss = mse_loss(self.critic.all(states, w), target) * len(target)
         _descend(self.critic.optimizer, loss)  # type: ignore[arg-type]
         follow(self.critic, self.critic_target, self.tau)
         return float(loss.detach())

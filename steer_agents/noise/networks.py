@@ -5,6 +5,7 @@ LayerNorm keeps critics from growing where no data are (Ball et al. 2023, arXiv 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -71,7 +72,7 @@ class Critics(nn.Module):
         widths = [extractor.features_dim + n_actions, *hidden, 1]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.gains, self.shifts = nn.ParameterList(), nn.ParameterList()
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
             reach = 1 / math.sqrt(before)  # as nn.Linear does
             self.weights.append(nn.Parameter(torch.empty(n_critics, before, after).uniform_(-reach, reach)))
             self.biases.append(nn.Parameter(torch.empty(n_critics, 1, after).uniform_(-reach, reach)))

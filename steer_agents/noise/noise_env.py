@@ -351,7 +351,8 @@ def check_noise_entrance(policy: Any) -> None:
         )
     if policy.sampling_parts:
         raise MissingEntrance(
-            f"{name!r} has parts around its sampler ({', '.join(type(part).__name__ for part in policy.sampling_parts)}); learn noise on the "
+            f"{name!r} has parts around its sampler ({', '.join(type(part).__name__ for part in policy.sampling_parts)}); "
+            "learn noise on the "
             "policy without them, and stack the parts when it acts."
         )
 

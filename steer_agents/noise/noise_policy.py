@@ -9,6 +9,7 @@ fingerprint of the policy that it was learned on, and the recipe. It is no pickl
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -70,7 +71,7 @@ class NoiseActor(nn.Module):
         self.register_buffer("scale", torch.ones(sizes.n_states))
         widths = [sizes.n_states, *sizes.hidden]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), _ACTIVATIONS[sizes.activation]()]
         self.body = nn.Sequential(*layers)
         self.mu, self.log_std = nn.Linear(widths[-1], sizes.n_noise), nn.Linear(widths[-1], sizes.n_noise)

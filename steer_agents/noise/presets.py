@@ -1,6 +1,7 @@
 """Settings of DSRL, and two presets of them.
 
-`recommended` is what this project measured to work on CPU budgets; `paper` repeats what the published PyTorch code does (arXiv 2506.15799 and
+`recommended` is what this project measured to work on CPU budgets; `paper` repeats what the published PyTorch code does (arXiv
+2506.15799 and
 its configurations), its quirks included. What differs:
 
 | | recommended | paper |

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.noise import ActionNoise
-from torch.nn import functional as F
+from torch.nn.functional import mse_loss
 
 from steer_agents.noise.networks import Critics, NoisePolicyNetworks
 from steer_agents.noise.noise_env import NoiseEnv
@@ -108,7 +108,7 @@ class DSRLSAC(SAC):
                 value = value - alpha * after_log_prob
             target = data.rewards + (1 - data.dones) * discount * value
         found = self.critic.all(data.observations, data.actions)
-        critic_loss = 0.5 * F.mse_loss(found, target.expand_as(found)) * len(found)
+        critic_loss = 0.5 * mse_loss(found, target.expand_as(found)) * len(found)
         self.critic.optimizer.zero_grad()
         critic_loss.backward()  # type: ignore[no-untyped-call]
         self.critic.optimizer.step()

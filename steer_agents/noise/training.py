@@ -1,6 +1,7 @@
 """Learn a noise policy: `learn(env, settings, env_steps, seed)`.
 
-A run that is killed and started again with the same arguments goes on at its last checkpoint and takes the same path, bit for bit: a checkpoint
+A run that is killed and started again with the same arguments goes on at its last checkpoint and takes the same path, bit for
+bit: a checkpoint
 holds all networks, optimisers, the replay buffer, the random streams and, per environment, the seed and the actions of the running
 episode (`NoiseEnv.state`). It is one safetensors file, written whole or not at all, without pickle. It is taken between a
 gradient step and the next rollout, so when it is taken changes nothing.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class Learned:
 
     Args:
         policy: the last noise policy; best: the one with the best deterministic success, the later one among equals.
-        curve: one row per evaluation: env_steps, chunks, gradient_steps, cpu_seconds (of training, without evaluations), and what `Evaluate`
+        curve: one row per evaluation: env_steps, chunks, gradient_steps, cpu_seconds (of training, without evaluations), and
+            what `Evaluate`
             gave, with the prefixes "det_" and "sampled_".
         model: the SB3 algorithm.
         costs: CPU seconds of "denoise", "env", "update" (with its own denoising), "evaluate" and "all" (without evaluations).
@@ -186,10 +188,8 @@ def learn(
     with ExitStack() as stack:
         stack.callback(model.logger.close)
         run.bar = stack.enter_context(_bar(schedule.progress, env_steps))
-        try:
+        with suppress(_Enough):
             model.learn(env_steps * env.num_envs, callback=run, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
-        except _Enough:
-            pass
     return run.finish()
 
 
@@ -255,10 +255,7 @@ class _Run(BaseCallback):
             "env_steps": env.env_steps, "chunks": env.chunks, "gradient_steps": model._n_updates, "cpu_seconds": self.cpu_seconds(),
         }  # fmt: skip
         began = time.process_time()
-        if env.env_steps == 0:
-            policy = self._untrained()
-        else:
-            policy = self.policy()
+        policy = self._untrained() if env.env_steps == 0 else self.policy()
         for name, one in (("det", policy), ("sampled", policy.sampled())):
             row |= {f"{name}_{key}": float(value) for key, value in self.evaluate(one).items()}
         row |= {
@@ -434,7 +431,6 @@ def _logger(folder: Path | None, schedule: Schedule) -> Logger:
 
 def _bar(show: bool, total: int) -> Any:
     """A context that gives `(env_steps, text) -> None`."""
-    from contextlib import contextmanager
 
     @contextmanager
     def quiet() -> Any:

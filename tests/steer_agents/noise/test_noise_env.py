@@ -138,7 +138,9 @@ class Stochastic(TwoWays):
 
 
 def test_policies_for_which_noise_means_nothing_are_refused() -> None:
-    with pytest.raises(MissingEntrance, match="'ddpm' draws noise while it denoises.*pass noise_scheduler_type='DDIM'"):
+    with pytest.raises(
+        MissingEntrance, match=r"'ddpm' draws noise while it denoises.*pass noise_scheduler_type='DDIM'"
+    ):
         world(Stochastic())
     with pytest.raises(MissingEntrance, match="'tiny-vla' does not start from noise"):
         world(policies.load("tiny-vla"))  # type: ignore[arg-type]

@@ -161,7 +161,7 @@ def test_sampling_follows_the_seeds_and_differs_from_the_mean() -> None:
 
 def test_files_that_are_no_noise_policy_are_refused(tmp_path: Path) -> None:
     path = noise_policy().save(tmp_path / "a.safetensors")
-    with pytest.raises(BadInput, match="written to a .safetensors file"):
+    with pytest.raises(BadInput, match=r"written to a \.safetensors file"):
         noise_policy().save(tmp_path / "a.pkl")
     with pytest.raises(BadArtifact, match="does not describe a direction"):
         artifacts.load(path)

@@ -138,7 +138,8 @@ def test_a_run_killed_by_the_system_goes_on(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path[:0] = ['tests', 'tests/steer_agents/noise']\n"
         "from test_training import *\n"
-        "train(replace(QUICK, first_env_steps=400), 100_000, schedule=Schedule(evaluate_every=400, checkpoint_minutes=0), folder=Path(sys.argv[1]))"
+        "train(replace(QUICK, first_env_steps=400), 100_000, schedule=Schedule(evaluate_every=400, checkpoint_minutes=0), "
+        "folder=Path(sys.argv[1]))"
     )
     root = Path(__file__).parents[3]
     process = subprocess.Popen(
