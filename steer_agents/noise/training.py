@@ -280,7 +280,7 @@ class _Run(BaseCallback):
             model.logger.record(f"evaluation/{key}", value)
         model.logger.dump(env.env_steps)
         if self.folder is not None:
-            write_bytes(self.folder / "curve.csv", pd.DataFrame(self.rows).to_csv(index=False).encode())
+            write_bytes(self.folder / "curve.csv", self.curve().to_csv(index=False).encode())
         self.evaluating += time.process_time() - began
 
     def _untrained(self) -> NoisePolicy:
@@ -288,6 +288,12 @@ class _Run(BaseCallback):
         policy = self.policy()
         policy.actor.scale.fill_(float("inf"))
         return policy
+
+    def curve(self) -> pd.DataFrame:
+        """One row per evaluation; counts first, the rest in the order of the alphabet."""
+        first = ["env_steps", "chunks", "gradient_steps", "cpu_seconds"]
+        rest = sorted({key for row in self.rows for key in row} - set(first))
+        return pd.DataFrame(self.rows, columns=[*first, *rest])
 
     def finish(self) -> Learned:
         policy = self.policy()
@@ -300,7 +306,7 @@ class _Run(BaseCallback):
         if self.folder is not None:
             policy.save(self.folder / "noise_policy.safetensors")
             best.save(self.folder / "best.safetensors")
-        return Learned(policy, best, pd.DataFrame(self.rows), model, costs)
+        return Learned(policy, best, self.curve(), model, costs)
 
     # ---- checkpoints
 
