@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -18,6 +20,9 @@ from steer_agents.noise.maps import Dct, Full, NoiseMap, Repeat
 from steer_agents.noise.parts import BestOfN, ConstantNoise
 from steer_agents.noise.presets import preset
 from steer_agents.steerer import Part
+
+if TYPE_CHECKING:
+    from steer_agents.noise.training import Learned
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ MAPS: dict[str, NoiseMap] = {"full": Full(), "two DCT components": Dct(2), "repe
 
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Train, then run every row on the same held-out starts."""
-    from steer_agents.noise.training import Learned, Schedule, learn
+    from steer_agents.noise.training import Schedule, learn
 
     world = World("flow-medium", "PutBowlOnPlate", {"object_position": s.shift})
     policy, place = world.load(), folder / f"runs-{settings_key(s)}"
@@ -176,13 +181,13 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     )  # fmt: skip
 
 
-def _bars(s: Settings, tables: dict[str, pd.DataFrame], learned: dict[int, object]) -> list[Bar]:
+def _bars(s: Settings, tables: dict[str, pd.DataFrame], learned: Mapping[int, Learned]) -> list[Bar]:
     bars = []
     zero = summary(tables["zero noise"])["length"]
     for seed in s.seeds:
         plain, drawn = tables[f"DSRL-SAC seed {seed}"], tables[f"DSRL-SAC seed {seed}, sampled"]
         found, gain = row(plain), paired(drawn, tables["unsteered"])
-        cpu = float(learned[seed].costs["all"])  # type: ignore[attr-defined]
+        cpu = float(learned[seed].costs["all"])
         ratio = found["length"] / zero
         bars += [
             Bar(f"seed {seed}: deterministic success", found["success"], (found["low"], found["high"]), "at least 0.95",

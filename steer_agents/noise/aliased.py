@@ -100,7 +100,7 @@ class DSRLNA(DSRLSAC):
         self.policy.add_module("action_critic", self.action_critic)
         self.policy.add_module("action_critic_target", self.action_critic_target)
         make = self.policy.optimizer_class
-        self.action_critic.optimizer = make(  # type: ignore[assignment]
+        self.action_critic.optimizer = make(  # type: ignore[call-arg]
             self.action_critic.parameters(), lr=self.lr_schedule(1), **self.policy.optimizer_kwargs
         )
 
@@ -165,7 +165,7 @@ class DSRLNA(DSRLSAC):
             target = data.rewards + (1 - data.dones) * self.gamma * value
         found = self.action_critic.all(data.observations, data.actions)
         critic_loss = 0.5 * mse_loss(found, target.expand_as(found)) * len(found)
-        _descend(self.action_critic.optimizer, critic_loss)  # type: ignore[arg-type]
+        _descend(self.action_critic.optimizer, critic_loss)
         follow(self.action_critic, self.action_critic_target, self.tau)
         distill_loss = np.mean([self.distill(batch_size) for _ in range(self.distill_steps)])
         actions, log_prob = self.drawn(data.observations)
@@ -191,7 +191,7 @@ class DSRLNA(DSRLSAC):
         with torch.no_grad():
             target = self.action_critic.all(states, a)
         loss = mse_loss(self.critic.all(states, w), target) * len(target)
-        _descend(self.critic.optimizer, loss)  # type: ignore[arg-type]
+        _descend(self.critic.optimizer, loss)
         follow(self.critic, self.critic_target, self.tau)
         return float(loss.detach())
 
@@ -253,5 +253,5 @@ def _zeros(n_rows: int, shape: tuple[int, int]) -> torch.Tensor:
 
 def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()

@@ -57,6 +57,9 @@ class Critics(nn.Module):
         activation: of the hidden layers.
     """
 
+    optimizer: torch.optim.Optimizer
+    """Set by whoever trains them, as SB3 does."""
+
     def __init__(
         self,
         extractor: BaseFeaturesExtractor,
@@ -123,8 +126,8 @@ class NoisePolicyNetworks(SACPolicy):
         return Critics(
             extractor,
             n_actions,
-            list(self.critic_kwargs["net_arch"]),
-            int(self.critic_kwargs["n_critics"]),
+            list(self.critic_kwargs["net_arch"]),  # type: ignore[call-overload]
+            int(self.critic_kwargs["n_critics"]),  # type: ignore[call-overload]
             self._layer_norm,
             self.activation_fn,
         ).to(self.device)

@@ -115,8 +115,7 @@ class NoiseEnv(VectorWrapper):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(env)
-        inner = env.unwrapped
-        if not isinstance(inner, SyncVectorEnv) or env is not inner:
+        if env is not env.unwrapped or not isinstance(env, SyncVectorEnv):
             raise BadInput(
                 f"NoiseEnv: expected a gymnasium SyncVectorEnv without vector wrappers, got {type(env).__name__}: rows that have ended "
                 "inside of a chunk must be left alone. Make it with SyncVectorEnv([make] * n), wrap the single environments."
@@ -126,11 +125,11 @@ class NoiseEnv(VectorWrapper):
             raise BadInput(f"NoiseEnv: bound must be a positive number, got {bound}.")
         self.policy, self.bound, self.reward = policy, float(bound), reward or ChunkReward()
         self.noise_map: NoiseMap = noise_map or Full()
-        self.reader: StateReader = reader or Flattened.of(inner.single_observation_space)
+        self.reader: StateReader = reader or Flattened.of(env.single_observation_space)
         self.seed, self.options = int(seed), dict(options or {})
-        self._rows: Sequence[gym.Env] = inner.envs
-        self._env_space = inner.single_observation_space
-        self._env_action_space = inner.single_action_space
+        self._rows: Sequence[gym.Env] = env.envs
+        self._env_space = env.single_observation_space
+        self._env_action_space = env.single_action_space
         shape = policy.noise_shape
         self.noise_size = self.noise_map.size(shape)
         self.single_action_space = gym.spaces.Box(-self.bound, self.bound, (self.noise_size,), np.float32)

@@ -77,7 +77,7 @@ class DSRLSAC(SAC):
         alpha = self.log_ent_coef.detach().exp()
         loss = -(self.log_ent_coef * (log_prob.detach() + float(self.target_entropy)).mean())
         self.ent_coef_optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.ent_coef_optimizer.step()
         return alpha
 
@@ -110,7 +110,7 @@ class DSRLSAC(SAC):
         found = self.critic.all(data.observations, data.actions)
         critic_loss = 0.5 * mse_loss(found, target.expand_as(found)) * len(found)
         self.critic.optimizer.zero_grad()
-        critic_loss.backward()  # type: ignore[no-untyped-call]
+        critic_loss.backward()
         self.critic.optimizer.step()
         actor_loss = self.improve(data.observations, actions, log_prob, alpha, self.critic)
         follow(self.critic, self.critic_target, self.tau)
@@ -144,7 +144,7 @@ class DSRLSAC(SAC):
             parameter.requires_grad_(False)
         loss = (alpha * log_prob - self.reduced(critics.all(states, actions))).mean()
         self.actor.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.actor.optimizer.step()
         for parameter in critics.parameters():
             parameter.requires_grad_(True)

@@ -181,7 +181,7 @@ def learn(
     else:
         env.env_steps = env.chunks = env.denoised = 0
         env.seconds = {"denoise": 0.0, "env": 0.0}
-        model._last_obs = env.reset(seed=env.seed)[0]  # type: ignore[assignment]
+        model._last_obs = env.reset(seed=env.seed)[0]
         model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         if prior is not None:
             add(model, prior)
@@ -390,7 +390,7 @@ class _Run(BaseCallback):
         model._fitted, buffer.full = bool(fitted), bool(full)
         self.rows = [dict(row) for row in header["rows"]]
         env.restore(header["env"])
-        model._last_obs = tensors["last_obs"].numpy().copy()  # type: ignore[assignment]
+        model._last_obs = tensors["last_obs"].numpy().copy()
         model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         if header["best"] is not None:
             self.best_score = float(header["best"][0])

@@ -53,7 +53,7 @@ def record(env: NoiseEnv, n_chunks: int, seed: int = 0) -> Transitions:
     states, _ = env.reset()
     rows: list[tuple[np.ndarray, ...]] = []
     while len(rows) * env.num_envs < n_chunks:
-        w = np.clip(rng.standard_normal(env.action_space.shape), -env.bound, env.bound).astype(np.float32)  # type: ignore[arg-type]
+        w = np.clip(rng.standard_normal(env.action_space.shape), -env.bound, env.bound).astype(np.float32)
         after, reward, terminated, truncated, infos = env.step(w)
         last = np.where((terminated | truncated)[:, None], infos.get("final_obs", after), after)
         rows.append((states, infos["actions"], reward, last, terminated, w))
