@@ -413,7 +413,7 @@ def _optimizers(model: DSRLSAC) -> dict[str, torch.optim.Optimizer]:
         found["temperature"] = model.ent_coef_optimizer
     if isinstance(model, DSRLNA):
         found["action_critic"] = model.action_critic.optimizer
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _arrays(buffer: Any) -> dict[str, np.ndarray]:
