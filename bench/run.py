@@ -25,7 +25,7 @@ import json  # noqa: E402
 
 RESULTS = ROOT / "runs" / "bench" / "results.json"
 MODEL_CASES = ("decode", "prefill", "call", "attach", "extraction")
-CASES = (*MODEL_CASES, "tabletop", "vla")
+CASES = (*MODEL_CASES, "tabletop", "vla", "noise")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -132,11 +132,19 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
         with progress.status("vla: value vectors"):
             neurons = vla.neurons()
         torch.set_num_threads(1)
+    profiles = []
+    if "noise" in options.cases:
+        from bench import noise
+
+        with progress.status("learning noise"):
+            profiles = noise.measure()
     results = report.as_json(done, bench, rounds, libraries, missing)
     if rates is not None:
         results["tabletop"] = rates.as_json()
     if neurons is not None:
         results["value_vectors"] = neurons
+    if profiles:
+        results["noise"] = {one.name: one.as_json() for one in profiles}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     if options.json:
@@ -154,6 +162,8 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
         tabletop.show(console, rates, options.rounds)
     if neurons is not None:
         console.print(vla.told(neurons))
+    if profiles:
+        noise.show(console, profiles)
     report.print_summary(console, done, missing)
     console.print(f"written to {options.out}")
     return 0

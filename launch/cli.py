@@ -454,6 +454,65 @@ def show(path: tyro.conf.Positional[Path], /, json: bool = False) -> None:
     _print(rows, f"{path}: {direction.method}; made on {model or 'an unknown model'}", False)
 
 
+@app.command(name="train")
+def train_(
+    policy: tyro.conf.Positional[str],
+    env: tyro.conf.Positional[str],
+    /,
+    out: Path,
+    variant: str = "sac",
+    preset: str = "recommended",
+    env_steps: int = 20_000,
+    seed: int = 0,
+    noise_map: str = "full",
+    bound: float = 1.5,
+    reward: str = "penalty",
+    num_envs: int = 8,
+    episodes: int = 40,
+    evaluate_every: int = 5_000,
+    max_steps: int | None = None,
+    shift: dict[str, float] | None = None,
+    patience: int | None = 3,
+    checkpoint_minutes: float = 5.0,
+    tensorboard: bool = False,
+    json: bool = False,
+) -> None:
+    """Learn which noise a flow or diffusion policy should start from (DSRL); the same command goes on after an interruption.
+
+    Args:
+        policy: e.g. flow-medium.
+        env: an environment id, e.g. SteerAgents/PutBowlOnPlate-v0.
+        out: folder of the run; the noise policies are noise_policy.safetensors (the last) and best.safetensors.
+        variant: sac, or na (noise-aliased).
+        preset: recommended, or paper.
+        env_steps: of training.
+        seed: of training.
+        noise_map: full, repeat, dct:2, interpolated:3.
+        bound: of the noise, in standard deviations.
+        reward: penalty (-1 per step without success), or env.
+        num_envs: environments side by side.
+        episodes: of every evaluation; twice as many in the end.
+        evaluate_every: env steps between evaluations.
+        max_steps: time limit of an episode; the environment's own if not given.
+        shift: axis and size pairs of the tabletop, e.g. object_position 0.5.
+        patience: evaluations without gain until training stops.
+        checkpoint_minutes: between checkpoints.
+        tensorboard: also log for TensorBoard.
+        json: print results.json.
+    """
+    from launch.train import train
+
+    results = train(
+        policy, env, out, variant, preset, env_steps, seed, noise_map, bound, reward, num_envs, episodes, evaluate_every,
+        max_steps, shift, patience, checkpoint_minutes, tensorboard, progress=not json,
+    )  # fmt: skip
+    if json:
+        print(_dumps(results))
+        return
+    _print(results["rows"], "held-out starts", False)
+    _OUT.print(f"noise policies: {out}", soft_wrap=True)
+
+
 @app.command(name="doctor")
 def doctor(policy: tyro.conf.Positional[str], /, calls: int = 1000, json: bool = False) -> None:
     """Check on your own model that steering does what it says: sites fire, zero is zero, rows stay apart, memory does not grow.

@@ -32,6 +32,8 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     ),
     "steer_agents.neuron_sets": ("activation_quantile", "value_direction"),
     "steer_agents.decisions": ("Temperature",),
+    "steer_agents.noise.parts": ("ConstantNoise", "BestOfN"),
+    "steer_agents.noise.noise_policy": ("NoisePolicy",),
     "steer_agents.gates": (
         "Always",
         "Tokens",

@@ -118,7 +118,7 @@ def load(path: str | Path, expect_model: Any = None, allow_other_model: bool = F
         WrongModel: it was found on another model than `expect_model`; the message shows the difference.
     """
     path = Path(path).expanduser()
-    header, tensors = _read(path)
+    header, tensors = read(path)
     try:
         _check_statistics(header["statistics"], str(path))
         direction = Direction(
@@ -143,7 +143,7 @@ def load(path: str | Path, expect_model: Any = None, allow_other_model: bool = F
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """The header of an artifact, checked like in `load`; see the module's docstring for its fields."""
-    header, _ = _read(Path(path).expanduser())
+    header, _ = read(Path(path).expanduser())
     return {**header, **{key: _restored(header[key]) for key in ("model", "info") if key in header}}
 
 
@@ -157,7 +157,7 @@ def encode(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> by
 # ---- reading
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Header and tensors of a file, once nothing about it is wrong. Both come from one read of the file."""
     if not path.is_file():
         folder = path if path.is_dir() else path.parent

@@ -27,6 +27,7 @@ from torch import nn
 
 from policies.base import Context, SiteMap
 from policies.errors import BadInput, MissingEntrance, SiteNeverFired, WrongModel, nearest
+from policies.generative import SamplingPart
 from steer_agents.fingerprint import differences, model_fingerprint
 from steer_agents.hooks import Edit, SiteHook, Tap, amount
 from steer_agents.interventions import Intervention, LogitMix
@@ -46,24 +47,24 @@ class DecisionPart(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
-Part = Intervention | DecisionPart
+Part = Intervention | DecisionPart | SamplingPart
 
 
 class Steerer:
     """An ordered list of parts, independent of any model until it is attached.
 
     Args:
-        parts: interventions (activation parts) and decision parts, applied in this order.
+        parts: interventions (activation parts), decision parts and sampling parts (noise and path), applied in this order.
         allow_other_model: accept directions that were found on another model.
         require_fired: raise if a site never fires; only turn this off to look into a model.
     """
 
     def __init__(self, *parts: Part, allow_other_model: bool = False, require_fired: bool = True) -> None:
         for part in parts:
-            if not isinstance(part, (Intervention, DecisionPart)):
+            if not isinstance(part, (Intervention, DecisionPart, SamplingPart)):
                 raise BadInput(
-                    f"a steerer takes interventions (Add, Ablate, ...) and decision parts (Temperature), got "
-                    f"{type(part).__name__}. Wrap a Direction: Add(direction, strength=0.2)."
+                    f"a steerer takes interventions (Add, Ablate, ...), decision parts (Temperature) and sampling parts (at "
+                    f"the noise or along the path), got {type(part).__name__}. Wrap a Direction: Add(direction, strength=0.2)."
                 )
         self.parts = parts
         self.allow_other_model = allow_other_model
@@ -109,6 +110,7 @@ class Attached:
         self._strengths: dict[int, torch.Tensor] = {}
         self._edits: dict[int, list[Edit]] = {}
         self._restore: list[dict[str, Any]] = []
+        self._sampling: tuple[SamplingPart, ...] | None = None  # the policy's own, put back on leaving
         self._entered = False
         self._build()
 
@@ -185,8 +187,11 @@ class Attached:
                 self._handles += [hook.register() for hook in self._hooks]
                 self._handles.append(root.register_forward_hook(self._after_pass, with_kwargs=True))
             for part in self.steerer.parts:
-                if not isinstance(part, Intervention):
+                if isinstance(part, DecisionPart):
                     self._restore.append(self._policy.set_decision(**part.settings()))
+            sampling = [part for part in self.steerer.parts if isinstance(part, SamplingPart)]
+            if sampling:
+                self._sampling = self._policy.set_sampling((*self._policy.sampling_parts, *sampling))
         except BaseException:
             self._remove()
             raise
@@ -207,6 +212,9 @@ class Attached:
         self._handles = []
         while self._restore:
             self._policy.set_decision(**self._restore.pop())
+        if self._sampling is not None:
+            self._policy.set_sampling(self._sampling)
+            self._sampling = None
         for hook in self._hooks:
             if isinstance(hook, Tap):
                 hook.value = None

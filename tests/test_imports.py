@@ -1,6 +1,6 @@
 """Who may import whom, read from the source; and that `import steer_agents` stays light.
 
-launch -> steer_agents -> policies.base, policies.errors, policies.site_maps
+launch -> steer_agents -> policies.base, policies.generative, policies.errors, policies.site_maps
    |----> policies/<family>
    |----> envs
 """
@@ -21,7 +21,7 @@ OURS = ("envs", "policies", "steer_agents", "launch", "tests")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "envs": ("envs",),
     "policies": ("policies",),
-    "steer_agents": ("steer_agents", "policies.base", "policies.errors", "policies.site_maps"),
+    "steer_agents": ("steer_agents", "policies.base", "policies.generative", "policies.errors", "policies.site_maps"),
     "launch": ("launch", "steer_agents", "policies", "envs"),
 }
 

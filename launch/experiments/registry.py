@@ -46,4 +46,17 @@ EXPERIMENTS: dict[str, Entry] = {
     "vla-neurons": Entry(
         "launch.experiments.vla_neurons", "setting the neurons of a VLA that say 'slowly', against random ones"
     ),
+    "dsrl-shift": Entry(
+        "launch.experiments.dsrl_shift",
+        "a flow policy under position shift, lifted by learned noise (with all baselines)",
+    ),
+    "dsrl-cue": Entry(
+        "launch.experiments.dsrl_cue",
+        "learned noise where a cue decides, so that no constant noise can win (both variants)",
+    ),
+    "dsrl-mode": Entry("launch.experiments.dsrl_mode", "learned noise takes one of a policy's two modes"),
+    "dsrl-speed": Entry("launch.experiments.dsrl_speed", "learned noise makes a good policy faster"),
+    "noise-baselines": Entry(
+        "launch.experiments.noise_baselines", "what zero noise, constant noise and noise maps do without learning"
+    ),
 }

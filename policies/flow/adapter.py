@@ -87,7 +87,9 @@ class FlowPolicy(GenerativePolicy):
         """See `GenerativePolicy.sample`."""
         state = self.states(observation)
         shape = (len(state), self.chunk_size, self.action_dim)
-        x = torch.randn(shape, generator=generator) if noise is None else checked_noise(noise, shape)
+        x = torch.randn(shape, generator=generator) if noise is None else checked_noise(noise, shape, copies=True)
+        repeats = len(x) // len(state)
+        state, shape = state.repeat_interleave(repeats, 0), (len(x), *shape[1:])
         path = PATHS[self.config.path]
         levels = torch.linspace(1, 0, self.config.num_denoise_steps + 1).tolist()
 
@@ -99,7 +101,7 @@ class FlowPolicy(GenerativePolicy):
             return path.clean(x, predict(x, level), level)
 
         for i, (level, following) in enumerate(pairwise(levels)):
-            with self.context.during(denoise_step=i):
+            with self.context.during(denoise_step=i, repeats=repeats):
                 with torch.no_grad():
                     v = predict(x, level)
                     clean = path.clean(x, v, level)

@@ -281,6 +281,8 @@ class LeRobotDenoiser(GenerativePolicy):
         self.n_action_steps = config.n_action_steps
         self.chunk_size = getattr(config, "chunk_size", config.n_action_steps)
         self.action_dim = config.action_feature.shape[0]
+        self.n_obs_steps = config.n_obs_steps
+        self.reads_text = self.stock.kind.reads_text
         self._history: deque[Observation] = deque(maxlen=config.n_obs_steps)
 
     @property
@@ -306,11 +308,12 @@ class LeRobotDenoiser(GenerativePolicy):
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """See `GenerativePolicy.sample`. A policy that reads several steps takes them as an axis behind the rows, else
-        it sees the one observation as if nothing had moved."""
+        it sees the one observation as if nothing had moved. Several samples per row share the prefix (or the conditioning)."""
         batch = self.stock.batch(observation)
         first = next(iter(batch.values()))
         shape = (len(first), *self.noise_shape)
-        noise = torch.randn(shape, generator=generator) if noise is None else checked_noise(noise, shape)
+        noise = torch.randn(shape, generator=generator) if noise is None else checked_noise(noise, shape, copies=True)
+        shape = (len(noise), *shape[1:])
 
         def bend(denoise_step: int, noise_level: float, x: Any, clean: Any, estimate: Any) -> torch.Tensor | None:
             assert hook is not None

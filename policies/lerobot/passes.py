@@ -117,6 +117,13 @@ def flow_passes(policy: Any, call: Call, n_steps: int, state_in: str) -> Iterato
         nonlocal taken
         i, taken = taken, taken + 1
         context.denoise_step = i
+        copies = len(x_t) // len(rest["prefix_pad_masks"])
+        if copies > 1:  # several samples per row: the prefix was computed once, its cache is repeated once
+            if i == 0:
+                rest["past_key_values"].batch_repeat_interleave(copies)
+            once = {name: rest[name] for name in ("prefix_pad_masks", "state") if name in rest}
+            rest |= {name: value.repeat_interleave(copies, 0) for name, value in once.items()}
+            context.repeats = copies
         _tell(context, "decode", suffix_classes(x_t, state_in == "suffix"))
         velocity: Tensor = denoise(x_t=x_t, timestep=timestep, **rest)
         if call.bend is None:
@@ -143,9 +150,10 @@ def diffusion_passes(policy: Any, call: Call) -> Iterator[None]:
     sample, start, advance = core.conditional_sample, scheduler.set_timesteps, scheduler.step
     condition: list[Tensor] = []
 
-    def conditional_sample(batch_size: int, global_cond: Tensor, **rest: Any) -> Tensor:
-        condition[:] = [global_cond]
-        sampled: Tensor = sample(batch_size, global_cond=global_cond, **rest)
+    def conditional_sample(batch_size: int, global_cond: Tensor, noise: Tensor, **rest: Any) -> Tensor:
+        context.repeats = len(noise) // batch_size
+        condition[:] = [global_cond.repeat_interleave(context.repeats, 0)]
+        sampled: Tensor = sample(len(noise), global_cond=condition[0], noise=noise, **rest)
         return sampled
 
     def set_timesteps(*args: Any, **rest: Any) -> None:

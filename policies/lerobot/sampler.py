@@ -48,7 +48,7 @@ class ChunkSampler(nn.Module):
         """Predict a chunk.
 
         Args:
-            noise: (B, *noise_shape) where the sample starts, for policies that denoise.
+            noise: (B, *noise_shape) where the sample starts, for policies that denoise; (N B, ...) for N samples per row.
             bend, choose: see `Call`.
             batch: what LeRobot's preprocessor made, "observation.state" and so on.
         Returns:
@@ -57,7 +57,7 @@ class ChunkSampler(nn.Module):
         policy: Any = self.policy
         noisy = {} if self.kind.noise is None else {"noise": noise}
         device = next(policy.parameters()).device.type
-        nothing: dict[str, Any] = {"phase": None, "token_classes": {}, "denoise_step": None}
+        nothing: dict[str, Any] = {"phase": None, "token_classes": {}, "denoise_step": None, "repeats": 1}
         with (
             self.context.during(**nothing),
             torch.autocast(device, self.autocast, enabled=self.autocast is not None),
