@@ -188,6 +188,7 @@ class RewardGuidance:
         self._stages = self.reward.compiled() if isinstance(self.reward, Program) else as_stages(self.reward)
         self._stage = self._stages.first(0)
         self._rngs: list[np.random.Generator] = []
+        self._named = False  # the scene was found to have all that a program names
 
     @property
     def stage(self) -> list[str]:
@@ -196,7 +197,7 @@ class RewardGuidance:
 
     def start(self, policy: GenerativePolicy, seeds: Sequence[int]) -> None:
         """See `SamplingPart`: stages begin anew, and every row's random numbers."""
-        self._stage = self._stages.first(len(seeds))
+        self._stage, self._named = self._stages.first(len(seeds)), False
         self._rngs = [np.random.default_rng([seed, _STREAM]) for seed in seeds]
 
     def plan(
@@ -210,8 +211,9 @@ class RewardGuidance:
             )
         outer, K = n_rows // episodes, self.n_particles
         scene = self.scene(rows.first_of_each(observation, outer), policy.context.infos)
-        if isinstance(self.reward, Program):
+        if isinstance(self.reward, Program) and not self._named:
             self.reward.check(scene)
+            self._named = True
         self._stage = self._stages.step(self._stage, scene)
         stage = self._stage.repeat_interleave(outer * K)
         value = _Value(self._stages, self.kinematics, scene.repeated(outer * K), stage)
@@ -299,6 +301,7 @@ class _Walk:
         self.log_weights = torch.zeros(n_rows, part.n_particles)
         self.origin = torch.arange(part.n_particles).repeat(n_rows, 1)
         self._reward = torch.zeros(n_rows, part.n_particles)
+        self._pushable: torch.Tensor | None = None
 
     def bend(self, state: DenoiseState) -> torch.Tensor | None:
         part, before, self._level = self._part, self._level, state.noise_level
@@ -317,14 +320,14 @@ class _Walk:
     def _pushed(self, state: DenoiseState, x: torch.Tensor, width: float) -> torch.Tensor:
         part = self._part
         gradient = gradient_of(part.of, self._value, state, x) * self._mask(x)
+        direction, length = particles.unit(gradient)
         if part.random:
             own = part._normal(len(x), x.shape[1:]).to(x) * self._mask(x)
-            length = gradient.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
-            gradient = particles.unit(own)[0] * length
-        direction, length = particles.unit(gradient)
+            direction = particles.unit(own)[0] * (length > 0).reshape(-1, *[1] * (x.dim() - 1))
+            gradient = direction * length.reshape(-1, *[1] * (x.dim() - 1))
         part.counters.steps += len(x)
-        part.counters.pushed += int((length > 0).sum())
-        return x + part.strength * width * (direction if part.per_particle_norm else gradient)
+        part.counters.pushed += _nonzero(length.tolist())
+        return x.add(direction if part.per_particle_norm else gradient, alpha=part.strength * width)
 
     def _resampled(self, state: DenoiseState, x: torch.Tensor, weighing: FeynmanKac) -> torch.Tensor:
         part = self._part
@@ -350,11 +353,14 @@ class _Walk:
 
     def _mask(self, x: torch.Tensor) -> torch.Tensor:
         """1 at the entries of an action that are pushed."""
+        if self._pushable is not None:
+            return self._pushable
         entries = self._part.dimensions or self._part.kinematics.position
         if max(entries) >= x.shape[-1]:
             raise BadInput(f"RewardGuidance: dimensions {entries} for actions of {x.shape[-1]} entries.")
         mask = x.new_zeros(x.shape[-1])
         mask[list(entries)] = 1.0
+        self._pushable = mask
         return mask
 
 
@@ -367,23 +373,29 @@ def gradient_of(of: str, value: Any, state: DenoiseState, x: torch.Tensor) -> to
         state: after a denoise step; x: like `state.x`, where the sample is now.
     Returns:
         like x.
-
-    Raises:
-        NonFinite: it is NaN or infinite.
     """
     with torch.enable_grad():
         if of == "clean" and state.noise_level > 0:
-            leaf = (state.clean + (x - state.x)).detach().requires_grad_()
+            moved = state.clean if x is state.x else state.clean + (x - state.x)
+            leaf = moved.detach().requires_grad_()
         else:
             leaf = x.detach().requires_grad_()
         through = of == "network" and state.noise_level > 0
         chunk = state.estimate(leaf, state.noise_level) if through else leaf
         reward = value(state.to_action(chunk))
-        (gradient,) = torch.autograd.grad(reward.sum(), leaf)
-    if not bool(torch.isfinite(gradient).all()):
-        bad = (~torch.isfinite(gradient)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        (gradient,) = torch.autograd.grad(reward, leaf, torch.ones_like(reward))
+    return gradient
+
+
+def _nonzero(lengths: list[float]) -> int:
+    """How many gradients are not 0, of their lengths.
+
+    Raises:
+        NonFinite: some are NaN or infinite.
+    """
+    if bad := [row for row, length in enumerate(lengths) if not math.isfinite(length)]:
         raise NonFinite(
             f"RewardGuidance: the reward's gradient is not finite in rows {bad}, though the reward is. Look for sqrt or norm at 0, or a "
             "division by 0 in a branch that torch.where leaves out."
         )
-    return gradient
+    return sum(length > 0 for length in lengths)

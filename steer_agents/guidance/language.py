@@ -32,7 +32,7 @@ import yaml
 from policies.errors import BadInput, NonFinite, UnknownName, nearest
 from steer_agents.guidance import terms
 from steer_agents.guidance.prediction import Prediction
-from steer_agents.guidance.scene import Scene
+from steer_agents.guidance.scene import Scene, constant
 from steer_agents.guidance.stages import Measure, Stage, Stages, Trigger
 
 LONGEST = 20_000
@@ -140,7 +140,7 @@ _AXIS = _choice(*terms.AXES)
 
 def _reach(a: Arguments, prediction: Prediction, scene: Scene) -> torch.Tensor:
     point = scene.point(a["to"])
-    return terms.reach(prediction.path, point + point.new_tensor(a["offset"]), a["over"] == "last")
+    return terms.reach(prediction.path, point + constant(a["offset"], point.dtype, point.device), a["over"] == "last")
 
 
 def _stay_away(a: Arguments, prediction: Prediction, scene: Scene) -> torch.Tensor:
@@ -149,8 +149,9 @@ def _stay_away(a: Arguments, prediction: Prediction, scene: Scene) -> torch.Tens
 
 def _keep_out(a: Arguments, prediction: Prediction, scene: Scene) -> torch.Tensor:
     centre = scene.point(a["of"])
-    half = scene.half_size(a["of"]) if a["half_size"] is None else centre.new_tensor(a["half_size"]).expand_as(centre)
-    return terms.keep_out(prediction.path, centre, half + centre.new_tensor(a["margin"]), a["leave"])
+    given, margin = a["half_size"], constant(a["margin"], centre.dtype, centre.device)
+    half = scene.half_size(a["of"]) if given is None else constant(given, centre.dtype, centre.device).expand_as(centre)
+    return terms.keep_out(prediction.path, centre, half + margin, a["leave"])
 
 
 def _height(a: Arguments, prediction: Prediction, scene: Scene) -> torch.Tensor:
@@ -283,7 +284,8 @@ class Term:
     line: int
 
     def __call__(self, prediction: Prediction, scene: Scene) -> torch.Tensor:
-        value = self.weight * TERMS[self.kind].evaluate(self.arguments, prediction, scene)
+        value = TERMS[self.kind].evaluate(self.arguments, prediction, scene)
+        value = value if self.weight == 1 else self.weight * value
         return value if self.when is None else value * self.when.holds(scene)
 
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import torch
 
+_LEAST = 1e-30
+"""Lengths below this count as 0."""
+
 
 def unit(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Every particle's gradient at length 1, and its (R,) length before; a gradient of 0 stays 0.
 
     Each particle has its own norm. The released code of VLS takes one norm over the whole batch, so that guidance fades as K grows.
     """
-    length = gradient.flatten(1).norm(dim=1)
-    scale = torch.where(length > 0, 1 / length.clamp(min=torch.finfo(gradient.dtype).tiny), 0.0)
+    length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    scale = 1 / length.clamp(min=_LEAST)
     return gradient * scale.reshape(-1, *[1] * (gradient.dim() - 1)), length
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from policies.errors import BadInput
-from steer_agents.guidance.scene import Scene
+from steer_agents.guidance.scene import Scene, constant
 
 MODES = ("delta", "absolute")
 
@@ -95,11 +95,14 @@ class Kinematics:
                 "environment's actions with Kinematics(position=..., gripper=...)."
             )
         start = scene.point(self.start).to(chunk)
-        moved = chunk[..., list(self.position)] * chunk.new_tensor(self.scale)
+        first = self.position[0]
+        together = self.position == (first, first + 1, first + 2)  # a slice is much cheaper to differentiate than a list
+        asked = chunk[..., first : first + 3] if together else chunk[..., list(self.position)]
+        moved = asked * constant(self.scale, chunk.dtype, chunk.device)
         if self.mode == "delta":
             path = start[:, None] + moved.cumsum(dim=1)
         else:
-            path = moved + chunk.new_tensor(self.offset)
+            path = moved + constant(self.offset, chunk.dtype, chunk.device)
         gripper = None if self.gripper is None else chunk[..., self.gripper]
         return Prediction(path, start, self.control_dt, gripper)
 

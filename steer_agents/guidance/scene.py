@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,12 @@ class Rows(Mapping[str, torch.Tensor]):
         return len(self._names)
 
 
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor of numbers that are the same in every call, made once; not to be written to."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """What is known about R rows.
@@ -59,6 +66,7 @@ class Scene:
     keypoints: Mapping[str, torch.Tensor]
     half_sizes: Mapping[str, torch.Tensor] = field(default_factory=dict)
     quantities: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    _known: dict[tuple[str, str], torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def point(self, name: str) -> torch.Tensor:
         """(R, 3) of a keypoint.
@@ -67,11 +75,11 @@ class Scene:
             UnknownName: no such keypoint.
             NonFinite: it is NaN or infinite somewhere.
         """
-        return _finite(_of(self.keypoints, name, "keypoint"), f"keypoint {name!r}")
+        return self._looked_up("keypoint", self.keypoints, name)
 
     def half_size(self, name: str) -> torch.Tensor:
         """(R, 3) of the thing around a keypoint; errors as `point`."""
-        return _finite(_of(self.half_sizes, name, "half size of keypoint"), f"half size of {name!r}")
+        return self._looked_up("half size of keypoint", self.half_sizes, name)
 
     def quantity(self, name: str) -> torch.Tensor:
         """(R,) of a quantity, infinity included; errors as `point`."""
@@ -79,6 +87,12 @@ class Scene:
         if bool(value.isnan().any()):
             raise NonFinite(f"scene: quantity {name!r} is NaN in rows {value.isnan().nonzero().flatten().tolist()}.")
         return value
+
+    def _looked_up(self, what: str, rows: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+        """A row of three numbers, checked at its first use: rewards look at every denoise step."""
+        if (what, name) not in self._known:
+            self._known[what, name] = _finite(_of(rows, name, what), f"{what} {name!r}")
+        return self._known[what, name]
 
     def repeated(self, times: int) -> Scene:
         """The scene of `times` copies of every row, the copies of row 0 first."""

@@ -125,13 +125,15 @@ class Stages:
 
     def reward(self, prediction: Prediction, scene: Scene, stage: torch.Tensor) -> torch.Tensor:
         """(R,) reward of every row in its own stage."""
+        if len(self.stages) == 1 and self.stages[0].reward is not None:
+            return checked(self.stages[0].reward(prediction, scene), prediction, self.stages[0].name)
         total = prediction.path.sum(dim=(1, 2)) * 0.0
         for number, one in enumerate(self.stages):
             here = stage == number
             if one.reward is None or not bool(here.any()):
                 continue
             value = checked(one.reward(prediction, scene), prediction, one.name)
-            total = value if len(self.stages) == 1 else torch.where(here, value, total)
+            total = torch.where(here, value, total)
         return total
 
 
@@ -163,7 +165,6 @@ def checked(value: object, prediction: Prediction, name: str) -> torch.Tensor:
             f"reward {name!r} is not differentiable in the predicted path: its result has no gradient. Compute it with torch from "
             "prediction.path (no .detach(), .numpy(), .item() or comparisons alone)."
         )
-    if not bool(torch.isfinite(value).all()):
-        rows = (~torch.isfinite(value)).nonzero().flatten().tolist()
-        raise NonFinite(f"reward {name!r} is not finite in rows {rows}: {value.detach()[rows].tolist()}.")
+    if bad := {row: one for row, one in enumerate(value.tolist()) if not math.isfinite(one)}:
+        raise NonFinite(f"reward {name!r} is not finite in rows {list(bad)}: {list(bad.values())}.")
     return value

@@ -35,15 +35,15 @@ def keep_out(path: torch.Tensor, centre: torch.Tensor, half: torch.Tensor, leave
         leave: "nearest" or one of `AXES`. A long path through a box is pushed out at both ends by its nearest faces, back and forth; one
             direction takes all of it the same way.
     """
-    rel, half = path - centre[:, None], half[:, None]
-    room = half - rel.abs()
     if leave == "nearest":
-        depth = room.amin(dim=-1)
+        depth = (half[:, None] - (path - centre[:, None]).abs()).amin(dim=-1)
     else:
         axis, sign = axis_of(leave)
-        others = [i for i in range(3) if i != axis]
-        inside = (room[..., others] > 0).all(dim=-1)
-        depth = (half[..., axis] - sign * rel[..., axis]) * inside
+        ahead, aside = {0: (1, 2), 1: (0, 2), 2: (0, 1)}[axis]
+        room = half[:, None] - (path.detach() - centre[:, None]).abs()
+        inside = (room[..., ahead] > 0) & (room[..., aside] > 0)
+        face = half[:, axis] + sign * centre[:, axis]
+        depth = (face[:, None] - sign * path[..., axis]) * inside
     return -depth.relu().square().mean(dim=1)
 
 
