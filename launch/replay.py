@@ -1,7 +1,7 @@
 """A server on loopback that replays recorded answers of an OpenAI-compatible endpoint, in their order: for tests and experiments.
 
-    with ReplayServer([Reply("reward: [...]")]) as server:
-        Endpoint(server.url, model="recorded").ask(messages)
+with ReplayServer([Reply("reward: [...]")]) as server:
+    Endpoint(server.url, model="recorded").ask(messages)
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ReplayServer:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802 - the name that http.server asks for
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append({"path": self.path, **json.loads(body)})
                 number = len(outer.requests) - 1

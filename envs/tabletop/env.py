@@ -82,9 +82,9 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
     `info`, at reset and step: `is_success` and its alias `success`, `task`, `task_description`, `suite`, `task_id`,
     `stage`, `n_stages`, `skill`, `speed`, `acceleration`, `jerk`, `path_length`, `gripper_events`, `tcp_x`, `tcp_y`,
     `height` (of the tcp above the table), `contact_force`, `grip_force`, `held`, `opening`, `clearance` (least; inf without obstacles) and
-    `clearance_<obstacle>`, `touched` (the robot or a free object has touched an obstacle in this episode), `keypoints` (name -> (3,) [m]: the middle of
-    every entity, tcp, and the stage's object and target) and `half_sizes` (entity -> (3,) half extents along the world's axes [m]). At
-    reset also `init_state_id` (-1: drawn from the seed).
+    `clearance_<obstacle>`, `touched` (the robot or a free object has touched an obstacle in this episode), `keypoints` (name
+    -> (3,) [m]: the middle of every entity, tcp, and the stage's object and target) and `half_sizes` (entity -> (3,) half
+    extents along the world's axes [m]). At reset also `init_state_id` (-1: drawn from the seed).
 
     Args:
         task: name of a task, e.g. "PutBowlOnPlate"; exclusive with suite.

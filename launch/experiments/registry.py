@@ -40,10 +40,14 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.vla_neurons", "setting the neurons of a VLA that say 'slowly', against random ones"
     ),
     "vls-obstacle": Entry(
-        "launch.experiments.vls_obstacle", "guided denoising over a wall that the policy never saw (with every part taken away in turn)"
+        "launch.experiments.vls_obstacle",
+        "guided denoising over a wall that the policy never saw (with every part taken away in turn)",
     ),
-    "vls-mode": Entry("launch.experiments.vls_mode", "guided denoising to one side of a post that the policy passes on either"),
+    "vls-mode": Entry(
+        "launch.experiments.vls_mode", "guided denoising to one side of a post that the policy passes on either"
+    ),
     "vls-language": Entry(
-        "launch.experiments.vls_language", "the same wall with a reward that an endpoint wrote from the instruction (recorded replies)"
+        "launch.experiments.vls_language",
+        "the same wall with a reward that an endpoint wrote from the instruction (recorded replies)",
     ),
 }

@@ -104,11 +104,16 @@ def choose_strength(scores: Mapping[float, tuple[float, float]], slack: float = 
         scores: strength -> (success, share that did as asked).
     """
     best = max(scores.values(), key=sum)
-    return min(s for s, found in scores.items() if all(one >= top - slack for one, top in zip(found, best, strict=True)))
+    return min(
+        s for s, found in scores.items() if all(one >= top - slack for one, top in zip(found, best, strict=True))
+    )
 
 
 def table_of(
-    found: Sequence[Condition], tables: Mapping[str, pd.DataFrame], columns: Sequence[str], counters: Mapping[str, Mapping[str, float]]
+    found: Sequence[Condition],
+    tables: Mapping[str, pd.DataFrame],
+    columns: Sequence[str],
+    counters: Mapping[str, Mapping[str, float]],
 ) -> pd.DataFrame:
     """One row per condition: success and `columns` with Wilson intervals, length of successes, what guidance counted."""
     rows = []
@@ -119,7 +124,10 @@ def table_of(
             value = share(table, column)
             row |= {column: value.value, f"{column} low": value.low, f"{column} high": value.high}
         good = table[table["success"] == 1]
-        row |= {"steps of successes": float(good["length"].mean()), "path of successes": float(good["path_length"].mean())}
+        row |= {
+            "steps of successes": float(good["length"].mean()),
+            "path of successes": float(good["path_length"].mean()),
+        }
         row |= {"episodes": len(table), "errored": int(table["errored"].sum())}
         row |= {key: value for key, value in counters.get(one.name, {}).items() if key != "chunks"}
         rows.append(row)
@@ -142,5 +150,7 @@ def run_all(bench: Bench, found: Sequence[Condition], count: int, say: Say) -> d
     for one in found:
         say.stage(f"{count} episodes of {bench.task}: {one.name}")
         table = tables[one.name] = bench.episodes(one, TEST, count)
-        say.note(f"success {table['success'].mean():.2f}, touched {table['touched'].mean():.2f}, steps {table['length'].mean():.0f}")
+        say.note(
+            f"success {table['success'].mean():.2f}, touched {table['touched'].mean():.2f}, steps {table['length'].mean():.0f}"
+        )
     return tables

@@ -1,6 +1,6 @@
 """What guidance costs: CPU time per chunk and peak memory, guided over unsteered.
 
-    python -m launch.experiments.vls_cost 1        # MiB that planning guided chunks with K = 1 takes
+python -m launch.experiments.vls_cost 1        # MiB that planning guided chunks with K = 1 takes
 """
 
 from __future__ import annotations
@@ -107,7 +107,10 @@ def peak_memory(n_particles: int) -> float:
     NaN where the system does not tell (it is read from /proc).
     """
     done = subprocess.run(
-        [sys.executable, "-m", "launch.experiments.vls_cost", str(n_particles)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "launch.experiments.vls_cost", str(n_particles)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return float(json.loads(done.stdout))
 

@@ -1,8 +1,8 @@
 """A reward in words: an instruction goes to an OpenAI-compatible endpoint, the program that comes back guides the policy over the wall.
 
-The endpoint is a server on loopback that replays recorded replies (`recorded/vls_language.json`), so that the experiment runs without a network
-and always the same. The replies were written by hand in the form of a chat model's, a wrong one first: this shows that the way from an
-instruction to a steered episode works, correction included, and nothing about how well some model writes.
+The endpoint is a server on loopback that replays recorded replies (`recorded/vls_language.json`), so that the experiment runs
+without a network and always the same. The replies were written by hand in the form of a chat model's, a wrong one first: this
+shows that the way from an instruction to a steered episode works, correction included, and nothing about how well some model writes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from launch.experiments.vls import Bench, Condition, figure, run_all, table_of
 from launch.experiments.vls_cost import POLICY, TASK
 from launch.experiments.vls_cost import guidance as by_hand
 from launch.experiments.vls_obstacle import bars, same_as_base
-from launch.replay import Reply, ReplayServer
+from launch.replay import ReplayServer, Reply
 from launch.tabletop_guidance import AXES, KINEMATICS
 from policies.errors import EndpointError
 from steer_agents.evaluation.report import Bar
@@ -70,7 +70,9 @@ def refused(say: Say) -> str:
     with ReplayServer([]) as server:
         url = server.url
     try:
-        RewardWriter(Endpoint(url, model="recorded", timeout=5.0), attempts=1, show=say.note).write("", first_scene(), AXES)
+        RewardWriter(Endpoint(url, model="recorded", timeout=5.0), attempts=1, show=say.note).write(
+            "", first_scene(), AXES
+        )
     except EndpointError as error:
         return str(error)
     return ""
@@ -101,15 +103,29 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     return Outcome(
         title="A reward in words",
         question="Does a reward program that comes from an endpoint, checked and corrected, steer as one written by hand?",
-        verdict=f"Asked to {instruction!r}, the endpoint's first program was refused ({written.errors[0] if written.errors else 'not at all'}), the "
+        verdict=f"Asked to {instruction!r}, the endpoint's first program was refused "
+        f"({written.errors[0] if written.errors else 'not at all'}), the "
         f"second one was accepted. Wall touched and success: unsteered {at.loc['unsteered', 'touched']:.2f} and "
         f"{at.loc['unsteered', 'success']:.2f}, guided by it {at.loc['reward in words', 'touched']:.2f} and "
-        f"{at.loc['reward in words', 'success']:.2f}, by hand {at.loc['reward by hand', 'touched']:.2f} and {at.loc['reward by hand', 'success']:.2f}.",
+        f"{at.loc['reward in words', 'success']:.2f}, by hand {at.loc['reward by hand', 'touched']:.2f} and "
+        f"{at.loc['reward by hand', 'success']:.2f}.",
         bars=[
             *bars(tables, "reward in words"),
             same_as_base(tables),
-            Bar("wrong program", "corrected" if corrected else "not corrected", None, "one refused, one accepted", corrected),
-            Bar("asked again", again.source, None, "from the cache", again.source == "cache" and again.program == written.program),
+            Bar(
+                "wrong program",
+                "corrected" if corrected else "not corrected",
+                None,
+                "one refused, one accepted",
+                corrected,
+            ),
+            Bar(
+                "asked again",
+                again.source,
+                None,
+                "from the cache",
+                again.source == "cache" and again.program == written.program,
+            ),
             Bar("endpoint down", "EndpointError" if down else "no error", None, "EndpointError", bool(down)),
         ],
         episodes=pd.concat(tables.values(), ignore_index=True),
@@ -119,5 +135,10 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
             "The replies were written by hand in the form of a chat model's and are replayed: nothing is claimed about any model.",
             "The test layouts and the strength are those of vls-obstacle.",
         ],
-        extra={"instruction": instruction, "program": written.program.text, "errors": written.errors, "when_down": down},
+        extra={
+            "instruction": instruction,
+            "program": written.program.text,
+            "errors": written.errors,
+            "when_down": down,
+        },
     )

@@ -59,7 +59,8 @@ def with_sides(table: pd.DataFrame) -> pd.DataFrame:
     """Columns left and right: passed on that side and succeeded."""
     good = table["success"] == 1
     return table.assign(
-        left=(good & (table["passed_left"] == 1)).astype(float), right=(good & (table["passed_left"] == 0)).astype(float)
+        left=(good & (table["passed_left"] == 1)).astype(float),
+        right=(good & (table["passed_left"] == 0)).astype(float),
     )
 
 
@@ -72,7 +73,11 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     for strength in s.strengths:
         tried = {
             side: with_sides(
-                bench.episodes(Condition(f"{side} {strength:g}", "steered", guidance(side, strength, s)), VALIDATION, s.validation_episodes)
+                bench.episodes(
+                    Condition(f"{side} {strength:g}", "steered", guidance(side, strength, s)),
+                    VALIDATION,
+                    s.validation_episodes,
+                )
             )
             for side in SIDES
         }
@@ -91,11 +96,16 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     for one in found:
         say.stage(f"{s.episodes} episodes of {bench.task}: {one.name}")
         table = tables[one.name] = with_sides(bench.episodes(one, TEST, s.episodes))
-        say.note(f"success {table['success'].mean():.2f}, left {table['left'].mean():.2f}, right {table['right'].mean():.2f}")
+        say.note(
+            f"success {table['success'].mean():.2f}, left {table['left'].mean():.2f}, right {table['right'].mean():.2f}"
+        )
     shown = table_of(found, tables, ("left", "right"), bench.counters)
     judged = [same_as_base(tables)]
     for side in SIDES:
-        reached, loss = share(tables[f"guided {side}"], side), paired(tables[f"guided {side}"], tables["unsteered"], "success")
+        reached, loss = (
+            share(tables[f"guided {side}"], side),
+            paired(tables[f"guided {side}"], tables["unsteered"], "success"),
+        )
         control = share(tables[f"random direction as long as {side}"], side)
         judged += [
             Bar(f"guided {side}: succeeds on that side", reached.value, (reached.low, reached.high), ">= 0.9", reached.value >= 0.9),
@@ -117,6 +127,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         episodes=pd.concat(tables.values(), ignore_index=True),
         conditions=shown,
         figures=[figure(shown, side, f"Succeeds on the {side}") for side in SIDES],
-        notes=[f"Strength {strength:g} of {list(s.strengths)} was chosen on {s.validation_episodes} layouts of another seed."],
+        notes=[
+            f"Strength {strength:g} of {list(s.strengths)} was chosen on {s.validation_episodes} layouts of another seed."
+        ],
         extra={"strength": strength, "validation": {f"{key:g}": value for key, value in scores.items()}},
     )

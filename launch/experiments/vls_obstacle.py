@@ -1,7 +1,8 @@
 """Guided denoising takes a policy over a wall that it never saw, without training; with every part of the method taken away in turn.
 
-`flow-unaware` carries a block low and was taught without the wall. The reward is one term of the reward language: keep out of the box around the
-wall, upwards. Strength is chosen on validation layouts with the gradient alone, K = 1; the particle variants use the same.
+`flow-unaware` carries a block low and was taught without the wall. The reward is one term of the reward language: keep out of
+the box around the wall, upwards. Strength is chosen on validation layouts with the gradient alone, K = 1; the particle
+variants use the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ import pandas as pd
 
 from launch.experiments import vls_cost
 from launch.experiments.base import Outcome, Say, settings_key
-from launch.experiments.vls import VALIDATION, Bench, Condition, choose_strength, figure, paired, run_all, share, table_of
+from launch.experiments.vls import (
+    VALIDATION,
+    Bench,
+    Condition,
+    choose_strength,
+    figure,
+    paired,
+    run_all,
+    share,
+    table_of,
+)
 from launch.experiments.vls_cost import POLICY, REWARD, TASK, guidance
 from steer_agents.evaluation.report import Bar
 from steer_agents.guidance import FeynmanKac, Repulsion
@@ -73,7 +84,9 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     say.stage(f"choosing the strength on {s.validation_episodes} other layouts")
     scores = {}
     for strength in s.strengths:
-        one = bench.episodes(Condition(f"strength {strength:g}", "steered", guidance(strength)), VALIDATION, s.validation_episodes)
+        one = bench.episodes(
+            Condition(f"strength {strength:g}", "steered", guidance(strength)), VALIDATION, s.validation_episodes
+        )
         scores[strength] = (float(one["success"].mean()), 1 - float(one["touched"].mean()))
         say.note(f"strength {strength:g}: success {scores[strength][0]:.2f}, wall touched {one['touched'].mean():.2f}")
     strength = choose_strength(scores)
@@ -92,8 +105,20 @@ def bars(tables: dict[str, pd.DataFrame], guided: str = "guided") -> list[Bar]:
     before, after = share(base, "touched"), share(steered, "touched")
     gain = paired(steered, base, "success")
     return [
-        Bar("unsteered: episodes that touch the wall", before.value, (before.low, before.high), ">= 0.5", before.value >= 0.5),
-        Bar(f"{guided}: episodes that touch the wall", after.value, (after.low, after.high), "<= 0.1", after.value <= 0.1),
+        Bar(
+            "unsteered: episodes that touch the wall",
+            before.value,
+            (before.low, before.high),
+            ">= 0.5",
+            before.value >= 0.5,
+        ),
+        Bar(
+            f"{guided}: episodes that touch the wall",
+            after.value,
+            (after.low, after.high),
+            "<= 0.1",
+            after.value <= 0.1,
+        ),
         Bar(f"{guided}: gain of success", gain.value, (gain.low, gain.high), ">= 0.25", gain.value >= 0.25),
     ]
 
@@ -116,8 +141,8 @@ def _outcome(
     judged = [
         *bars(tables),
         same_as_base(tables),
-        Bar("random direction as long: episodes that touch the wall", random.value, (random.low, random.high), ">= 0.5", random.value >= 0.5),
-        *(
+        Bar("random direction as long: episodes that touch the wall", random.value, (random.low, random.high), ">= 0.5",
+        random.value >= 0.5), *(
             Bar(f"CPU time per chunk, guided over unsteered, {rows} episodes side by side", ratio, None, "<= 2", ratio <= 2)
             for rows, ratio in ratios.items()
         ),
@@ -133,7 +158,8 @@ def _outcome(
         question="Does bending the sampling path along a reward keep a policy off an obstacle that it was taught without?",
         verdict=f"Share of episodes that touch the wall, and success: unsteered {told('unsteered')}; guided with strength {strength:g} "
         f"{told('guided')}; a random direction as long {told('random direction as long')}; best of {k} without gradient "
-        f"{told(f'best of {k}, nothing else')}; particles, Feynman-Kac and repulsion without gradient {told(f'without gradient, K = {k}')}. "
+        f"{told(f'best of {k}, nothing else')}; particles, Feynman-Kac and repulsion without gradient "
+        f"{told(f'without gradient, K = {k}')}. "
         f"The gradient is what does it. A guided chunk takes {ratios[1]:.2f} times the CPU time of an unsteered one.",
         bars=judged,
         episodes=pd.concat(tables.values(), ignore_index=True),
@@ -143,10 +169,13 @@ def _outcome(
             figure(table, "success", "Success"),
         ],
         notes=[
-            f"Strength {strength:g} of {list(s.strengths)} was chosen on {s.validation_episodes} layouts of another seed, K = 1; nothing else was.",
-            f"Peak memory of planning for 8 episodes [MiB beyond what the process held]: unsteered {memory[0]:.1f}, guided {memory[1]:.1f}, "
+            f"Strength {strength:g} of {list(s.strengths)} was chosen on {s.validation_episodes} layouts of another seed, K = "
+            f"1; nothing else was.",
+            f"Peak memory of planning for 8 episodes [MiB beyond what the process held]: unsteered {memory[0]:.1f}, guided "
+            f"{memory[1]:.1f}, "
             f"guided with K = {k} {memory[k]:.1f}.",
-            "Touched: the robot or the block has touched the wall, by MuJoCo's contacts. The reward knows the wall's box from the simulator.",
+            "Touched: the robot or the block has touched the wall, by MuJoCo's contacts. The reward knows the wall's box from "
+            "the simulator.",
             "Path and length of successes show what guidance costs the episode.",
         ],
         extra={

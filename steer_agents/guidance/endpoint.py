@@ -4,11 +4,12 @@
     written = writer.write("carry the block over the wall", scene, axes="+z up, -y left in the picture")
 
 The model answers in the reward language (`language.py`), which is parsed and checked against the scene; it writes no code. An answer that
-is prose, names something that is not there, or holds a NaN is sent back with the error, at most `attempts` times in all. Then the writer raises
-`EndpointError`, or returns `fallback` where one was given, and says so: there is no way to end up with no reward.
+is prose, names something that is not there, or holds a NaN is sent back with the error, at most `attempts` times in all. Then
+the writer raises `EndpointError`, or returns `fallback` where one was given, and says so: there is no way to end up with no reward.
 
-What was asked and answered is kept in `cache`, one JSON file per request, and read back the next time, checked again. Program and where it came
-from are shown to the user. VLS (arXiv 2602.03973) asks for PyTorch code instead, and counts a failed request as a failed episode.
+What was asked and answered is kept in `cache`, one JSON file per request, and read back the next time, checked again. Program
+and where it came from are shown to the user. VLS (arXiv 2602.03973) asks for PyTorch code instead, and counts a failed request
+as a failed episode.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Endpoint:
         data = self._received(request)
         try:
             content = json.loads(data)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             content = None
         if not isinstance(content, str):
             raise EndpointError(
@@ -104,7 +105,9 @@ class Endpoint:
                 while chunk := response.read1(65_536):
                     data += chunk
                     if len(data) > LARGEST:
-                        raise EndpointError(f"{request.full_url} sent more than {LARGEST} bytes; that is no reward program.")
+                        raise EndpointError(
+                            f"{request.full_url} sent more than {LARGEST} bytes; that is no reward program."
+                        )
                     if time.monotonic() > deadline:
                         raise late
         except urllib.error.HTTPError as error:
@@ -194,14 +197,16 @@ class RewardWriter:
             except SteerError as error:
                 self._failed(errors, attempt, str(error))
                 correction = f"That is not a valid program: {error}\nAnswer with the corrected program only."
-                messages = [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": correction}]
+                messages = [
+                    *messages,
+                    {"role": "assistant", "content": answer},
+                    {"role": "user", "content": correction},
+                ]
                 continue
             if place is not None:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                write_json(
-                    place,
-                    {"instruction": instruction, "url": self.endpoint.url, "model": self.endpoint.model, "answer": answer, "program": program.text, "errors": errors},
-                )  # fmt: skip
+                asked = {"instruction": instruction, "url": self.endpoint.url, "model": self.endpoint.model}
+                write_json(place, {**asked, "answer": answer, "program": program.text, "errors": errors})
             return self._shown(Written(program, "endpoint", tuple(errors)), instruction)
         told = "; ".join(f"({i}) {error}" for i, error in enumerate(errors, 1))
         if self.fallback is None:
@@ -267,7 +272,8 @@ def request(instruction: str, scene: Scene, axes: str, picture: np.ndarray | Non
 def manual() -> str:
     """The reward language, explained to a model."""
     lines = [
-        "You write reward programs that guide a robot's hand (its tool centre point, keypoint tcp) along its predicted path. The robot's own",
+        "You write reward programs that guide a robot's hand (its tool centre point, keypoint tcp) along its predicted path. "
+        "The robot's own",
         "policy already does the task; a reward only says what the policy does not know. Answer with one YAML program and nothing else.",
         "",
         "stages:",
@@ -281,10 +287,16 @@ def manual() -> str:
             f"{key}: {one.says}" + ("" if one.default is ... else " (optional)") for key, one in kind.arguments.items()
         )
         lines.append(f"- {name}: {kind.says}. {arguments}")
-    lines.append("A condition looks at one thing, with `above` or `below` a number, in `done` also `release` (hysteresis):")
+    lines.append(
+        "A condition looks at one thing, with `above` or `below` a number, in `done` also `release` (hysteresis):"
+    )
     lines += [f"- {name}: {one.says}" for name, one in CONDITIONS.items()]
-    lines.append('Example of a term: {keep_out: {of: box, margin: 0.05, leave: "+z"}, when: {distance: [tcp, box], below: 0.3}}')
-    lines.append("Use only keypoints and quantities that are listed. Only what is held hangs below the hand: leave room for it.")
+    lines.append(
+        'Example of a term: {keep_out: {of: box, margin: 0.05, leave: "+z"}, when: {distance: [tcp, box], below: 0.3}}'
+    )
+    lines.append(
+        "Use only keypoints and quantities that are listed. Only what is held hangs below the hand: leave room for it."
+    )
     return "\n".join(lines)
 
 

@@ -4,23 +4,23 @@ After VLS (Vision-Language Steering, arXiv 2602.03973). After a denoise step fro
 
     x <- x + strength * (s - r) * g / |g|,    g = gradient of the reward with respect to the sample
 
-The steps' widths s - r add up to 1, so `strength` is the length of the whole push on one chunk, in the policy's normalised units, whatever the
-number of steps. For a flow this is VLS's v + lambda g of unit length; on DDIM VLS adds lambda sqrt(1 - abar) g to the predicted noise, where we
-keep the one rule for all paths.
+The steps' widths s - r add up to 1, so `strength` is the length of the whole push on one chunk, in the policy's normalised
+units, whatever the number of steps. For a flow this is VLS's v + lambda g of unit length; on DDIM VLS adds lambda sqrt(1 - abar) g to the
+predicted noise, where we keep the one rule for all paths.
 
 Of what the gradient is taken (`of`):
     "clean"    the clean estimate that the step itself made, moved along with x: no further network call (the default)
     "sample"   the noisy sample as if it were the action: what the released code of VLS does
     "network"  the clean estimate at the new x, through the network: exact, one more forward and backward per inner step
 
-Differences from VLS and its released code, each on purpose: every particle has its own norm (theirs is one norm over the batch); K inner steps are
-taken (theirs are accepted and ignored), 1 by default; the level to start from is honoured (theirs is not on flows); the Feynman-Kac step counts how often it
-fires (theirs never does on flows); the strength is constant, since rewards of this package have no gradient where they are satisfied;
-errors stop the run (theirs go on unguided).
+Differences from VLS and its released code, each on purpose: every particle has its own norm (theirs is one norm over the
+batch); K inner steps are taken (theirs are accepted and ignored), 1 by default; the level to start from is honoured (theirs is
+not on flows); the Feynman-Kac step counts how often it fires (theirs never does on flows); the strength is constant, since rewards of this
+package have no gradient where they are satisfied; errors stop the run (theirs go on unguided).
 
-Feynman-Kac resampling (Singhal et al. 2025, arXiv 2501.06848), difference potential: log G = scale * (reward now - reward before), so that the
-product over the steps is exp(scale * reward of the chunk) whatever happened in between: particles stand for the base distribution weighed by
-it. With a gradient besides they stand for the guided distribution weighed by it.
+Feynman-Kac resampling (Singhal et al. 2025, arXiv 2501.06848), difference potential: log G = scale * (reward now - reward
+before), so that the product over the steps is exp(scale * reward of the chunk) whatever happened in between: particles stand for the base
+distribution weighed by it. With a gradient besides they stand for the guided distribution weighed by it.
 """
 
 from __future__ import annotations
@@ -178,11 +178,15 @@ class RewardGuidance:
         if any(wrong.values()):
             names = [name for name, is_wrong in wrong.items() if is_wrong]
             raise BadInput(
-                f"RewardGuidance: got {', '.join(f'{name}={getattr(self, name)!r}' for name in names)}; allowed: strength finite from 0, of in "
-                f"{OF}, inner_steps and n_particles from 1, from_level in (0, 1], choose in {CHOICES}, dimensions a tuple of entries or None."
+                f"RewardGuidance: got {', '.join(f'{name}={getattr(self, name)!r}' for name in names)}; allowed: strength "
+                f"finite from 0, of in "
+                f"{OF}, inner_steps and n_particles from 1, from_level in (0, 1], choose in {CHOICES}, dimensions a tuple of "
+                f"entries or None."
             )
         if self.n_particles == 1 and (self.feynman_kac or self.repulsion):
-            raise BadInput("RewardGuidance: feynman_kac and repulsion act on several particles; pass n_particles of 2 or more.")
+            raise BadInput(
+                "RewardGuidance: feynman_kac and repulsion act on several particles; pass n_particles of 2 or more."
+            )
         if self.choose == "drawn" and self.feynman_kac is None:
             raise BadInput("RewardGuidance: choose='drawn' draws by the weights of feynman_kac, which is None.")
         self._stages = self.reward.compiled() if isinstance(self.reward, Program) else as_stages(self.reward)
@@ -261,9 +265,22 @@ class RewardGuidance:
         """JSON-able form."""
         settings = {
             name: getattr(self, name)
-            for name in ("strength", "of", "inner_steps", "from_level", "per_particle_norm", "n_particles", "choose", "random")
+            for name in (
+                "strength",
+                "of",
+                "inner_steps",
+                "from_level",
+                "per_particle_norm",
+                "n_particles",
+                "choose",
+                "random",
+            )
         }
-        reward = self.reward.describe() if isinstance(self.reward, Program) else {"stages": [one.name for one in self._stages.stages]}
+        reward = (
+            self.reward.describe()
+            if isinstance(self.reward, Program)
+            else {"stages": [one.name for one in self._stages.stages]}
+        )
         return {
             "path": "RewardGuidance",
             **settings,

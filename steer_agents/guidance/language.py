@@ -11,11 +11,11 @@
             when: {distance: [tcp, wall], below: 0.3}
 
 One stage alone may be written as `reward: [...]`. A reward is the weighted sum of its terms (`TERMS`; each is 0 where satisfied, see
-`terms.py`), a term counts while its condition `when` holds, and a stage is left when its condition `done` opens (`stages.py`). A condition is
-one of `CONDITIONS` with `above` or `below`, in `done` also `release`. Lengths are metres, speeds metres per second.
+`terms.py`), a term counts while its condition `when` holds, and a stage is left when its condition `done` opens (`stages.py`).
+A condition is one of `CONDITIONS` with `above` or `below`, in `done` also `release`. Lengths are metres, speeds metres per second.
 
-VLS (arXiv 2602.03973) lets the model write PyTorch functions that are run with `exec`. We differ on purpose: what is not in the language cannot
-be said, every error has its line, and names are checked against the scene before anything moves.
+VLS (arXiv 2602.03973) lets the model write PyTorch functions that are run with `exec`. We differ on purpose: what is not in
+the language cannot be said, every error has its line, and names are checked against the scene before anything moves.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from steer_agents.guidance.stages import Measure, Stage, Stages, Trigger
 
 LONGEST = 20_000
 """Characters of a program."""
-Node = yaml.Node
+Node = Any
+"""A node of YAML's tree, with its place in the text."""
 Check = Callable[[Node, str], Any]
 Arguments = Mapping[str, Any]
 
@@ -92,7 +93,9 @@ def _number(node: Node, what: str) -> float:
     if isinstance(node, yaml.ScalarNode) and node.tag.rpartition(":")[2] in ("int", "float", "str"):
         text = node.value.strip().lower()
         if text.lstrip("+-.") in ("nan", "inf", "infinity"):
-            raise NonFinite(f"reward program, line {node.start_mark.line + 1}: {what} must be finite, got {node.value}.")
+            raise NonFinite(
+                f"reward program, line {node.start_mark.line + 1}: {what} must be finite, got {node.value}."
+            )
         try:
             value = float(text)
         except ValueError:
@@ -188,7 +191,8 @@ TERMS: Mapping[str, TermKind] = {
         {"of": Argument(_text, "a keypoint with an extent", names="keypoint"),
          "margin": Argument(_margin, "added to the box, a number or [x, y, z] [m]", (0.0, 0.0, 0.0)),
          "half_size": Argument(_margin, "half extents [x, y, z] in place of the thing's own [m]", None),
-         "leave": Argument(_choice("nearest", *terms.AXES), "the way out: the nearest face, or one direction for all of the path", "nearest")},
+         "leave": Argument(_choice("nearest", *terms.AXES), "the way out: the nearest face, or one direction for all of the "
+         "path", "nearest")},
         _keep_out,
     ),
     "height": TermKind(
@@ -395,7 +399,9 @@ def parse(text: str) -> Program:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        raise BadInput(f"reward program{where}: not YAML or JSON: {getattr(error, 'problem', None) or error}.") from None
+        raise BadInput(
+            f"reward program{where}: not YAML or JSON: {getattr(error, 'problem', None) or error}."
+        ) from None
     except RecursionError:
         raise BadInput("reward program: nested too deeply.") from None
     if root is None:
@@ -416,7 +422,9 @@ def parse(text: str) -> Program:
 def _check_stages(root: Node, stages: tuple[StageSpec, ...]) -> None:
     for number, stage in enumerate(stages):
         if stage.name in [other.name for other in stages[:number]]:
-            raise BadInput(f"reward program, line {stage.line}: there is another stage {stage.name!r}; names must differ.")
+            raise BadInput(
+                f"reward program, line {stage.line}: there is another stage {stage.name!r}; names must differ."
+            )
         if (stage.done is None) != (number == len(stages) - 1):
             raise BadInput(
                 f"reward program, line {stage.line}: every stage but the last needs `done`, the last has none; stage {stage.name!r} is "
@@ -464,7 +472,9 @@ def _term(node: Node) -> Term:
     entries = _mapping(node, "a term", (*TERMS, "weight", "when"))
     kinds = [name for name in entries if name in TERMS]
     if len(kinds) != 1:
-        raise _fail(node, f"a term is one of {', '.join(TERMS)}, besides weight and when; got {kinds or 'none of them'}.")
+        raise _fail(
+            node, f"a term is one of {', '.join(TERMS)}, besides weight and when; got {kinds or 'none of them'}."
+        )
     name = kinds[0]
     kind = TERMS[name]
     given = _mapping(entries[name], name, tuple(kind.arguments))

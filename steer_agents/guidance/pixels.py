@@ -40,7 +40,9 @@ class Camera:
             raise NonFinite("Camera: intrinsics and pose must be finite.")
         turn = self.pose[:3, :3]
         if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-4) or np.linalg.det(turn) < 0:
-            raise BadInput("Camera: the upper left (3, 3) of the pose is no rotation; pass camera to world, right-handed.")
+            raise BadInput(
+                "Camera: the upper left (3, 3) of the pose is no rotation; pass camera to world, right-handed."
+            )
 
 
 def points(pixels: np.ndarray, depth: np.ndarray, camera: Camera) -> np.ndarray:
@@ -55,7 +57,9 @@ def points(pixels: np.ndarray, depth: np.ndarray, camera: Camera) -> np.ndarray:
         raise BadInput(f"pixels: expected (N, 2) pixels and (N,) depths, got {pixels.shape} and {depth.shape}.")
     if not (np.isfinite(depth).all() and (depth > 0).all() and np.isfinite(pixels).all()):
         bad = np.flatnonzero(~(np.isfinite(depth) & (depth > 0))).tolist()
-        raise NonFinite(f"pixels: no depth at pixels {pixels[bad].tolist()}, got {depth[bad].tolist()}; choose pixels on the thing.")
+        raise NonFinite(
+            f"pixels: no depth at pixels {pixels[bad].tolist()}, got {depth[bad].tolist()}; choose pixels on the thing."
+        )
     rays = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1) @ np.linalg.inv(camera.intrinsics).T
     seen = rays * depth[:, None]
     found: np.ndarray = seen @ camera.pose[:3, :3].T + camera.pose[:3, 3]
@@ -82,7 +86,9 @@ def keypoints(picked: Mapping[str, Sequence[float]], depth: np.ndarray, camera: 
     height, width = depth.shape
     for name, (u, v) in picked.items():
         if not (0 <= u < width and 0 <= v < height):
-            raise BadInput(f"pixels: {name!r} at ({u:g}, {v:g}) lies outside of the picture, {width} wide and {height} high.")
+            raise BadInput(
+                f"pixels: {name!r} at ({u:g}, {v:g}) lies outside of the picture, {width} wide and {height} high."
+            )
     pixels = np.array([[u, v] for u, v in picked.values()], dtype=np.float64).reshape(-1, 2)
     at = pixels.astype(int)
     found = points(pixels, depth[at[:, 1], at[:, 0]], camera)

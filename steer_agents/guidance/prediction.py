@@ -8,7 +8,7 @@ Axes: R rows (episodes, or particles of episodes), H steps of the chunk, A actio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,16 +96,18 @@ class Kinematics:
             )
         start = scene.point(self.start).to(chunk)
         first = self.position[0]
-        together = self.position == (first, first + 1, first + 2)  # a slice is much cheaper to differentiate than a list
+        together = self.position == (
+            first,
+            first + 1,
+            first + 2,
+        )  # a slice is much cheaper to differentiate than a list
         asked = chunk[..., first : first + 3] if together else chunk[..., list(self.position)]
         moved = asked * constant(self.scale, chunk.dtype, chunk.device)
-        if self.mode == "delta":
-            path = start[:, None] + moved.cumsum(dim=1)
-        else:
-            path = moved + constant(self.offset, chunk.dtype, chunk.device)
+        home = constant(self.offset, chunk.dtype, chunk.device)
+        path = start[:, None] + moved.cumsum(dim=1) if self.mode == "delta" else home + moved
         gripper = None if self.gripper is None else chunk[..., self.gripper]
         return Prediction(path, start, self.control_dt, gripper)
 
     def describe(self) -> Mapping[str, Any]:
         """JSON-able form."""
-        return {name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value for name, value in vars(self).items()}  # fmt: skip
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}

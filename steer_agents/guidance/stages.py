@@ -9,7 +9,7 @@ VLS (arXiv 2602.03973) lets a language model decide at its two reward thresholds
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +50,8 @@ class Trigger:
         if any(math.isnan(x) for x in numbers):
             raise BadInput(f"trigger {self.name}: thresholds must be numbers, got {numbers}.")
         wrong = self.release is not None and (
-            (self.above is not None and self.release > self.above) or (self.below is not None and self.release < self.below)
+            (self.above is not None and self.release > self.above)
+            or (self.below is not None and self.release < self.below)
         )
         if wrong:
             raise BadInput(

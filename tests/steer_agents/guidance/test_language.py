@@ -54,7 +54,9 @@ def value(text: str, *points: tuple[float, float, float]) -> float:
         ("{reach: {to: goal}, when: {height: goal, above: 0.3}}", [(0.3, 0.1, 0.4)], 0.0),
     ],
 )
-def test_terms_have_the_values_that_their_words_say(text: str, points: list[tuple[float, float, float]], wanted: float) -> None:
+def test_terms_have_the_values_that_their_words_say(
+    text: str, points: list[tuple[float, float, float]], wanted: float
+) -> None:
     assert value(text, *points) == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 
 
@@ -141,7 +143,10 @@ def test_every_mistake_is_named(text: str, error: type[SteerError], says: str) -
     [
         ("reward:\n  - reach: {to: gaol}", "line 2: keypoint 'gaol' is not in this scene; did you mean 'goal'"),
         ("reward:\n  - keep_out: {of: goal}", "line 2: extent .* of keypoint 'goal'"),
-        ("reward:\n  - {reach: {to: goal}, when: {quantity: heldd, above: 1}}", "quantity 'heldd' .* did you mean 'held'"),
+        (
+            "reward:\n  - {reach: {to: goal}, when: {quantity: heldd, above: 1}}",
+            "quantity 'heldd' .* did you mean 'held'",
+        ),
         ("reward:\n  - {reach: {to: goal}, when: {distance: [tcp, post], above: 1}}", "keypoint 'post'"),
     ],
 )

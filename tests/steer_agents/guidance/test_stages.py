@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -36,14 +37,19 @@ def test_a_trigger_keeps_its_state_between_its_thresholds() -> None:
 
 def test_trembling_about_one_threshold_does_not_switch_to_and_fro() -> None:
     values = [0.8 + 0.05 * math.sin(3 * t) for t in range(40)]
-    switches = [sum(a != b for a, b in zip(s, s[1:], strict=False)) for s in (walk(Trigger(x, above=0.8), values), walk(Trigger(x, above=0.8, release=0.6), values))]  # fmt: skip
+    shown = [walk(trigger, values) for trigger in (Trigger(x, above=0.8), Trigger(x, above=0.8, release=0.6))]
+    switches = [sum(a != b for a, b in pairwise(states)) for states in shown]
     assert switches[0] > 10
     assert switches[1] == 1
 
 
 def test_stages_go_on_one_at_a_time_and_back_when_undone() -> None:
     stages = Stages(
-        (Stage("a", None, Trigger(x, above=1.0, release=0.5)), Stage("b", None, Trigger(x, above=2.0)), Stage("c", None))
+        (
+            Stage("a", None, Trigger(x, above=1.0, release=0.5)),
+            Stage("b", None, Trigger(x, above=2.0)),
+            Stage("c", None),
+        )
     )
     now, seen = stages.first(2), []
     for values in [(0, 0), (1.1, 3), (0.7, 3), (0.4, 1.5), (3, 0.4), (3, 0), (3, 0)]:
@@ -69,6 +75,11 @@ def test_triggers_without_sense_are_refused(arguments: dict[str, float], says: s
 
 def test_stages_without_sense_are_refused() -> None:
     trigger = Trigger(x, above=1.0)
-    for stages in ((), (Stage("a", None, trigger), Stage("a", None)), (Stage("a", None),) * 2, (Stage("a", None, trigger),)):
+    for stages in (
+        (),
+        (Stage("a", None, trigger), Stage("a", None)),
+        (Stage("a", None),) * 2,
+        (Stage("a", None, trigger),),
+    ):
         with pytest.raises(BadInput, match="stage"):
             Stages(stages)
