@@ -25,7 +25,7 @@ import json  # noqa: E402
 
 RESULTS = ROOT / "runs" / "bench" / "results.json"
 MODEL_CASES = ("decode", "prefill", "call", "attach", "extraction")
-CASES = (*MODEL_CASES, "tabletop")
+CASES = (*MODEL_CASES, "tabletop", "guidance")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -119,9 +119,17 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
 
         with progress.status(f"tabletop: {options.rounds} rounds"):
             rates = tabletop.measure(options.rounds)
+    costs = None
+    if "guidance" in options.cases:
+        from bench import guidance
+
+        with progress.status(f"guidance: {options.rounds} rounds"):
+            costs = guidance.measure(options.rounds)
     results = report.as_json(done, bench, rounds, libraries, missing)
     if rates is not None:
         results["tabletop"] = rates.as_json()
+    if costs is not None:
+        results["guidance"] = costs.as_json()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     if options.json:
@@ -137,6 +145,8 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
         report.print_case(console, case, rounds[case.name])
     if rates is not None:
         tabletop.show(console, rates, options.rounds)
+    if costs is not None:
+        guidance.show(console, costs, options.rounds)
     report.print_summary(console, done, missing)
     console.print(f"written to {options.out}")
     return 0
