@@ -35,7 +35,7 @@ RECORDED = Path(__file__).parent / "recorded" / "vls_language.json"
 class Settings:
     """Settings of the experiment: guidance's strength (as `vls-obstacle` chose it) and the episodes of every condition."""
 
-    strength: float = 3.0
+    strength: float = 2.0
     episodes: int = 100
 
 
