@@ -41,7 +41,16 @@ def measure(rounds: int, calls: int = 20) -> Costs:
 def show(console: Console, costs: Costs, rounds: int) -> None:
     """Print one table."""
     table = Table(title=f"guidance, one chunk of flow-unaware; {rounds} rounds", title_justify="left")
-    for title in ("episodes", "particles", "unsteered, CPU ms", "guided, CPU ms", "ratio", "quartiles", "bound", "holds"):
+    for title in (
+        "episodes",
+        "particles",
+        "unsteered, CPU ms",
+        "guided, CPU ms",
+        "ratio",
+        "quartiles",
+        "bound",
+        "holds",
+    ):
         table.add_column(title, justify="right")
     for (rows, k), cost in costs.of.items():
         spread = Spread.of(cost.ratios)
