@@ -64,10 +64,22 @@ class Profile:
         }  # fmt: skip
 
 
-def measure(env_steps: int = 2_400, epochs: int = 4) -> list[Profile]:
+@dataclass(frozen=True)
+class Profiles:
+    """One per algorithm."""
+
+    found: list[Profile]
+
+    def as_json(self) -> dict[str, Any]:
+        """The results as one JSON-able object."""
+        return {one.name: one.as_json() for one in self.found}
+
+
+def measure(rounds: int = 1, env_steps: int = 2_400, epochs: int = 4) -> Profiles:
     """Learn for some env steps after 800 random ones.
 
     Args:
+        rounds: ignored, one long run is timed.
         env_steps: timed.
         epochs: of the base policy's training; its skill does not change what a step costs.
     """
@@ -101,10 +113,10 @@ def measure(env_steps: int = 2_400, epochs: int = 4) -> list[Profile]:
                 env.denoised,
             )
         )
-    return found
+    return Profiles(found)
 
 
-def show(console: Console, found: list[Profile]) -> None:
+def show(console: Console, profiles: Profiles, rounds: int = 1) -> None:
     """Print the table."""
     table = Table(
         title="Learning noise: two-goal toy, 8 environments, recommended settings",
@@ -121,7 +133,7 @@ def show(console: Console, found: list[Profile]) -> None:
         "bound on denoising",
     ):
         table.add_column(column)
-    for one in found:
+    for one in profiles.found:
         shares = [one.share(part) for part in ("denoise", "update", "env")]
         bound = "" if one.holds is None else f"{WANTED[one.name]:.0%}: {'holds' if one.holds else 'NO'}"
         table.add_row(

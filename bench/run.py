@@ -21,11 +21,15 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import argparse  # noqa: E402
+import importlib  # noqa: E402
 import json  # noqa: E402
+from typing import Any  # noqa: E402
 
 RESULTS = ROOT / "runs" / "bench" / "results.json"
 MODEL_CASES = ("decode", "prefill", "call", "attach", "extraction")
-CASES = (*MODEL_CASES, "tabletop", "vla", "noise")
+SECTIONS = ("tabletop", "vla", "noise", "guidance")
+"""Modules of this folder with `measure(rounds)` and `show(console, found, rounds)`, whatever they measure."""
+CASES = (*MODEL_CASES, *SECTIONS)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -113,38 +117,12 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
     for name, n in rounds.items():
         with progress.status(f"{name}: {n} rounds"):
             done.append(run[name](n))
-    rates = None
-    if "tabletop" in options.cases:
-        from bench import tabletop
-
-        with progress.status(f"tabletop: {options.rounds} rounds"):
-            rates = tabletop.measure(options.rounds)
-    neurons = None
-    if "vla" in options.cases:
-        from bench import vla
-
-        for name in vla.STACKS:
-            with progress.status(f"vla: a chunk of {name}"):
-                case = vla.chunks(name, options.rounds)
-                done.append(case)
-                rounds[case.name] = options.rounds
-        torch.set_num_threads(os.cpu_count() or 1)
-        with progress.status("vla: value vectors"):
-            neurons = vla.neurons()
-        torch.set_num_threads(1)
-    profiles = []
-    if "noise" in options.cases:
-        from bench import noise
-
-        with progress.status("learning noise"):
-            profiles = noise.measure()
+    sections: dict[str, Any] = {}
+    for name in (name for name in options.cases if name in SECTIONS):
+        with progress.status(f"{name}: {options.rounds} rounds"):
+            sections[name] = importlib.import_module(f"bench.{name}").measure(options.rounds)
     results = report.as_json(done, bench, rounds, libraries, missing)
-    if rates is not None:
-        results["tabletop"] = rates.as_json()
-    if neurons is not None:
-        results["value_vectors"] = neurons
-    if profiles:
-        results["noise"] = {one.name: one.as_json() for one in profiles}
+    results |= {name: found.as_json() for name, found in sections.items()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     if options.json:
@@ -158,12 +136,8 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
         report.print_equal_work(console, bench)
     for case in done:
         report.print_case(console, case, rounds[case.name])
-    if rates is not None:
-        tabletop.show(console, rates, options.rounds)
-    if neurons is not None:
-        console.print(vla.told(neurons))
-    if profiles:
-        noise.show(console, profiles)
+    for name, found in sections.items():
+        importlib.import_module(f"bench.{name}").show(console, found, options.rounds)
     report.print_summary(console, done, missing)
     console.print(f"written to {options.out}")
     return 0

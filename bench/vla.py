@@ -6,16 +6,19 @@ weights, where the cost of Python shows most. One policy plays all contestants; 
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 import policies
 import steer_agents as sa
@@ -122,11 +125,50 @@ def neurons() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def told(found: dict[str, Any]) -> str:
-    """`neurons` in a sentence."""
-    small, large = found["smollm2-135m"], found["openvla-7b"]
+@dataclass(frozen=True)
+class Costs:
+    """One case per policy, and what `neurons` gives."""
+
+    cases: list[Case]
+    neurons: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The results as one JSON-able object."""
+        return {
+            "chunks": {
+                case.name: {
+                    row.name: {
+                        "ratios": row.ratios,
+                        "bound": row.bound and {"limit": row.bound.limit, "holds": row.bound.holds},
+                    }
+                    for row in case.rows
+                }
+                for case in self.cases
+            },
+            "value_vectors": self.neurons,
+        }
+
+
+def measure(rounds: int) -> Costs:
+    """All policies on one thread, then the table on as many as there are cores."""
+    cases = [chunks(name, rounds) for name in STACKS]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        return Costs(cases, neurons())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def show(console: Console, costs: Costs, rounds: int) -> None:
+    """Print a table per policy, and the value vectors in a sentence."""
+    from bench import report
+
+    for case in costs.cases:
+        report.print_case(console, case, rounds)
+    small, large = costs.neurons["smollm2-135m"], costs.neurons["openvla-7b"]
     holds = "holds" if small["bound"]["holds"] else "does NOT hold"
-    return (
+    console.print(
         f"value vectors of SmolLM2-135M, {small['neurons']} neurons: {small['seconds']:.1f} s on {small['threads']} threads "
         f"({small['cpu_seconds']:.1f} CPU s; bound {SECONDS_WANTED:g} s {holds}); OpenVLA-7B would take "
         f"{large['projected_seconds'] / 60:.0f} minutes at {large['gflops']:.0f} GFLOPS"

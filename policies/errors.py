@@ -66,6 +66,10 @@ class HubError(SteerError, OSError):
     """The Hugging Face Hub could not be reached, or refused; the message says what to do about it."""
 
 
+class EndpointError(SteerError, OSError):
+    """A language model behind an endpoint was down or slow, refused, or gave no usable answer in the tries it had."""
+
+
 class NotBakeable(SteerError, TypeError):
     """This steering cannot be folded into weights; the message says why."""
 

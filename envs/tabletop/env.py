@@ -82,7 +82,9 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
     `info`, at reset and step: `is_success` and its alias `success`, `task`, `task_description`, `suite`, `task_id`,
     `stage`, `n_stages`, `skill`, `speed`, `acceleration`, `jerk`, `path_length`, `gripper_events`, `tcp_x`, `tcp_y`,
     `height` (of the tcp above the table), `contact_force`, `grip_force`, `held`, `opening`, `clearance` (least; inf without obstacles) and
-    `clearance_<obstacle>`. At reset also `init_state_id` (-1: drawn from the seed).
+    `clearance_<obstacle>`, `touched` (the robot or a free object has touched an obstacle in this episode), `keypoints` (name
+    -> (3,) [m]: the middle of every entity, tcp, and the stage's object and target) and `half_sizes` (entity -> (3,) half
+    extents along the world's axes [m]). At reset also `init_state_id` (-1: drawn from the seed).
 
     Args:
         task: name of a task, e.g. "PutBowlOnPlate"; exclusive with suite.
@@ -338,6 +340,33 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
             self._cameras[key] = rendering.Camera(model, height, width)
         return self._cameras[key].draw(self.world.data, camera)
 
+    def depth(self, camera: str, height: int, width: int) -> np.ndarray:
+        """(height, width) float32: distance along the camera's line of sight of what each pixel shows [m].
+
+        Raises:
+            BadSetting: unknown camera.
+            NoRenderer: this machine cannot draw.
+        """
+        self.picture(camera, height, width)
+        return self._cameras[(height, width)].depth(self.world.data, camera)
+
+    def camera_pose(self, camera: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where a camera is and how it sees, by the pinhole model of computer vision (x right, y down, z ahead).
+
+        Returns:
+            (3, 3) intrinsics [pixels], pixel centres at half numbers; (4, 4) camera to world [m].
+        """
+        self._need_reset()
+        model, data = self.world.model, self.world.data
+        mujoco.mj_camlight(model, data)
+        number = model.camera(camera).id
+        focal = height / 2 / math.tan(math.radians(float(model.cam_fovy[number])) / 2)
+        intrinsics = np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+        pose = np.eye(4)
+        pose[:3, :3] = data.cam_xmat[number].reshape(3, 3) * (1.0, -1.0, -1.0)  # MuJoCo's y is up and its z behind
+        pose[:3, 3] = data.cam_xpos[number]
+        return intrinsics, pose
+
     def close(self) -> None:
         """Free what drawing needed."""
         for camera in self._cameras.values():
@@ -452,6 +481,14 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
         gaps = {name: world.clearance(name, stage.object if held else None) for name in world.obstacles}
         info["clearance"] = min(gaps.values(), default=math.inf)
         info |= {f"clearance_{name}": gap for name, gap in gaps.items()}
+        info["touched"] = bool(world.touched)
+        middles, info["half_sizes"] = world.extents()
+        info["keypoints"] = {
+            **middles,
+            "tcp": world.tcp.copy(),
+            "object": np.array(world.object_point(stage)),
+            "target": np.array(world.target_point(stage)),
+        }
         return info
 
     def _dump(self) -> str:

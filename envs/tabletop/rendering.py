@@ -69,6 +69,27 @@ class Camera:
         Raises:
             NoRenderer: this machine has no working OpenGL.
         """
+        picture = np.empty((self._height, self._width, 3), dtype=np.uint8)
+        self._render(data, camera)
+        mujoco.mjr_readPixels(picture, None, self._rect, self._context)
+        return np.ascontiguousarray(picture[::-1])
+
+    def depth(self, data: mujoco.MjData, camera: str) -> np.ndarray:
+        """Return (height, width) float32, the distance along the line of sight of what each pixel shows [m], upright.
+
+        From OpenGL's depth d between the planes at near and far: near / (1 - d (1 - near / far)).
+
+        Raises:
+            NoRenderer: this machine has no working OpenGL.
+        """
+        buffer = np.empty((self._height, self._width), dtype=np.float32)
+        self._render(data, camera)
+        mujoco.mjr_readPixels(None, buffer, self._rect, self._context)
+        near, far = (getattr(self._model.vis.map, name) * self._model.stat.extent for name in ("znear", "zfar"))
+        metres = near / (1.0 - buffer[::-1].astype(np.float64) * (1.0 - near / far))
+        return np.ascontiguousarray(metres, dtype=np.float32)
+
+    def _render(self, data: mujoco.MjData, camera: str) -> None:
         if self._gl is None:
             self._open()
         self._gl.make_current()
@@ -78,10 +99,7 @@ class Camera:
         model.geom_group[outside(model, data, number, self._width / self._height)] = _HIDDEN_GROUP
         mujoco.mjv_updateScene(model, data, self._option, None, self._view, _ALL, self._scene)
         model.geom_group[:] = groups
-        picture = np.empty((self._height, self._width, 3), dtype=np.uint8)
         mujoco.mjr_render(self._rect, self._scene, self._context)
-        mujoco.mjr_readPixels(picture, None, self._rect, self._context)
-        return np.ascontiguousarray(picture[::-1])
 
     def _open(self) -> None:
         name = backend()

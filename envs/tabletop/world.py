@@ -61,6 +61,10 @@ class World:
             if part.endswith("/drawer")
         }
         self._geoms = {name: scene.colliding_geoms(name) for name in scene.entities}
+        self._outlines = (
+            np.array([scene.parts[name] for name in scene.entities]),
+            np.array([self.half_size(name) for name in scene.entities]),
+        )
         self._gripper = [self.model.geom(f"robot0/{name}").id for name in ("hand", "finger_left", "finger_right")]
         free = frozenset(scene.owner_of[name] for name in scene.free_qpos)
         self._movers = free | frozenset(_ROBOT_PARTS)
@@ -159,6 +163,15 @@ class World:
         kind = self.kind(name)
         return (*kind.half_size, kind.height / 2)
 
+    def extents(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Of every entity: (3,) middle at half its height, and (3,) half extents along the world's axes [m]."""
+        bodies, halves = self._outlines
+        mats = self._xmat[bodies].reshape(-1, 3, 3)
+        middles = self._xpos[bodies] + mats[:, :, 2] * halves[:, 2:]
+        spans = np.einsum("nij,nj->ni", np.abs(mats), halves)
+        names = list(self.scene.entities)
+        return dict(zip(names, middles, strict=True)), dict(zip(names, spans, strict=True))
+
     def widest_opening(self) -> float:
         """How far the drawer of the scene is out, 0 to 1; 0 without one."""
         return max((self.opening(part) for part in self._sites), default=0.0)
@@ -225,11 +238,17 @@ class World:
     def clearance(self, obstacle: str, carried: str | None) -> float:
         """Distance between an obstacle and hand, fingers and the carried object [m]; at most 1."""
         mine = self._gripper if carried is None or carried not in self._geoms else self._gripper + self._geoms[carried]
-        return min(
-            mujoco.mj_geomDistance(self.model, self.data, geom, other, 1.0, None)
-            for geom in mine
-            for other in self._geoms[obstacle]
-        )
+        return min(self._distance(geom, other) for geom in mine for other in self._geoms[obstacle])
+
+    def _distance(self, geom: int, other: int) -> float:
+        """Distance of two geoms [m]. MuJoCo's own collider (3.8) now and then says exactly 0 of geoms far apart: libccd is asked then."""
+        found = mujoco.mj_geomDistance(self.model, self.data, geom, other, 1.0, None)
+        if found == 0.0:
+            before = self.model.opt.disableflags
+            self.model.opt.disableflags = before | mujoco.mjtDisableBit.mjDSBL_NATIVECCD.value
+            found = mujoco.mj_geomDistance(self.model, self.data, geom, other, 1.0, None)
+            self.model.opt.disableflags = before
+        return float(found)
 
     def note_contacts(self) -> None:
         """Read contacts and forces of the last physics step; remember pressed buttons and touched obstacles."""

@@ -59,4 +59,15 @@ EXPERIMENTS: dict[str, Entry] = {
     "noise-baselines": Entry(
         "launch.experiments.noise_baselines", "what zero noise, constant noise and noise maps do without learning"
     ),
+    "vls-obstacle": Entry(
+        "launch.experiments.vls_obstacle",
+        "guided denoising over a wall that the policy never saw (with every part taken away in turn)",
+    ),
+    "vls-mode": Entry(
+        "launch.experiments.vls_mode", "guided denoising to one side of a post that the policy passes on either"
+    ),
+    "vls-language": Entry(
+        "launch.experiments.vls_language",
+        "the same wall with a reward that an endpoint wrote from the instruction (recorded replies)",
+    ),
 }

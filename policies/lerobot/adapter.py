@@ -53,6 +53,7 @@ class Stock:
         self.config = policy.config
         self.kind = TYPES[self.config.type]
         self.translation, self.instruction, self.clip_actions = translation, instruction, clip_actions
+        self.context = context
         self.sampler = ChunkSampler(policy, self.kind, context, autocast)
         self.tasks: list[str] = []
 
@@ -83,7 +84,8 @@ class Stock:
             made: dict[str, Any] = self.translation(frame)
             n_rows = len(next(iter(made.values())))
             if self.kind.reads_text:
-                made["task"] = list(observation.get("task", self.tasks))
+                known = [task for task in self.tasks for _ in range(self.context.repeats)]
+                made["task"] = list(observation.get("task", known))
                 if len(made["task"]) != n_rows:
                     raise BadInput(
                         f"expected {n_rows} instructions, one per row, got {len(made['task'])}; call reset first, or put "

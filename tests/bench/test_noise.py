@@ -21,12 +21,12 @@ def test_shares_rates_and_bounds() -> None:
     assert json.loads(json.dumps(one.as_json()))["bound"] == {"limit": 0.1, "holds": False}
     assert noise.Profile("DSRL-NA", 1000, 10.0, 1.5, 7.0, 1.0, 250).holds
     console = Console(width=200, record=True, file=io.StringIO())
-    noise.show(console, [one])
+    noise.show(console, noise.Profiles([one]))
     assert "NO" in console.export_text()
 
 
 def test_both_algorithms_are_measured() -> None:
-    found = noise.measure(env_steps=64, epochs=1)
+    found = noise.measure(env_steps=64, epochs=1).found
     assert [one.name for one in found] == ["DSRL-SAC", "DSRL-NA", "DSRL-NA, denoised in the update"]
     assert all(0 < one.share("denoise") < 1 for one in found)
     assert found[2].denoised > found[1].denoised > found[0].denoised

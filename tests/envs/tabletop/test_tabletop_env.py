@@ -228,3 +228,26 @@ def test_a_diverged_simulation_raises_and_leaves_its_last_states_in_a_file(tmp_p
         env.step(STILL)
     env.reset(seed=0)
     assert np.isfinite(env.step(STILL)[0]["agent_pos"]).all()
+
+
+def test_clearance_does_not_fall_to_zero_for_a_step_and_touching_is_told() -> None:
+    """MuJoCo 3.8's own collider says 0 now and then of boxes far apart; with this seed it does once."""
+    env = TabletopEnv("CarryBlockOverWall")
+    _, info = env.reset(seed=900)
+    expert, gaps, done = make_expert(env, seed=0), [info["clearance"]], False
+    while not done:
+        *_, done, _, info = env.step(expert.act())
+        gaps.append(info["clearance"])
+    assert not info["touched"]
+    assert np.abs(np.diff(gaps)).max() < 0.06
+    assert min(gaps) > 0.005
+
+
+def test_keypoints_and_extents_are_those_of_the_scene() -> None:
+    env = TabletopEnv("CarryBlockOverWall")
+    observation, info = env.reset(seed=3)
+    points, halves = info["keypoints"], info["half_sizes"]
+    assert set(points) == {"block", "plate", "wall", "tcp", "object", "target"}
+    np.testing.assert_allclose(points["tcp"], observation["agent_pos"][:3], atol=1e-6)
+    np.testing.assert_allclose(halves["wall"], (0.11, 0.012, 0.05), atol=1e-9)
+    assert points["wall"][2] == pytest.approx(0.05)

@@ -531,3 +531,36 @@ def test_policies_that_read_no_text_have_no_vocabulary(shared: Callable[[str], A
     assert shared(kind).vocabulary() is None
     with pytest.raises(BadInput, match="has no vocabulary"):
         sa.find(shared(kind), "vocabulary", concept="slow")
+
+
+@pytest.mark.parametrize("kind", ["pi0", "pi05", "smolvla", "diffusion"])
+def test_rewards_guide_the_samples_of_every_denoiser(shared: Shared, kind: str) -> None:
+    from steer_agents.guidance import FeynmanKac, Kinematics, Prediction, RewardGuidance, Scene
+
+    policy = shared(kind)
+    kinematics = Kinematics((0, 1, 2), (0.05, 0.05, 0.05), 0.05)
+    infos = [info | {"keypoints": {"tcp": np.zeros(3), "goal": np.array([0.3, 0.2, 0.1])}} for info in INFOS]
+
+    def reward(prediction: Prediction, scene: Scene) -> torch.Tensor:
+        return -(prediction.path - scene.point("goal")[:, None]).square().sum(-1).mean(1)
+
+    def planned(**settings: Any) -> torch.Tensor:
+        policy.reset([1, 2, 3], INFOS)
+        part = RewardGuidance(reward, kinematics, **settings)
+        with sa.steer(policy, part):
+            policy.act(observation(kind), infos=infos)
+        return torch.from_numpy(policy._chunk)
+
+    def worth(chunk: torch.Tensor) -> float:
+        path = chunk[..., :3].cumsum(1) * 0.05
+        return -float((path - torch.tensor([0.3, 0.2, 0.1])).square().sum(-1).mean())
+
+    policy.reset([1, 2, 3], INFOS)
+    policy.act(observation(kind))
+    stock = torch.from_numpy(policy._chunk)
+    assert torch.equal(planned(strength=0.0), stock)
+    for of in ("clean", "sample", "network"):
+        assert worth(planned(strength=3.0, of=of)) > worth(stock)
+    several = planned(strength=3.0, n_particles=3, feynman_kac=FeynmanKac(5.0))
+    assert worth(several) > worth(stock)
+    assert torch.equal(several, planned(strength=3.0, n_particles=3, feynman_kac=FeynmanKac(5.0)))
