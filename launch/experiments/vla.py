@@ -38,7 +38,7 @@ CARRYING = tuple(name for name in TASK_NAMES if name.startswith("Put"))
 """The eight tasks in which something is carried."""
 SCENES, CHOICE, TEST = 31_000, 41_000, 51_000
 """First seed of the layouts that directions are found on, that layer and strength are chosen on, that everything is tested on."""
-MEASURES = ("speed", "transit_speed", "approach_speed", "height", "least_clearance", "draw_entropy_bits")
+MEASURES = ("speed", "transit_speed", "approach_speed", "height", "least_clearance", "touched", "draw_entropy_bits")
 ACTION = token_class("action")
 
 

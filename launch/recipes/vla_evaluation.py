@@ -49,6 +49,7 @@ class Note:
     clearance: list[float] = field(default_factory=list)
     draw_entropy: list[float] = field(default_factory=list)
     success: bool = False
+    touched: bool = False
 
     def row(self) -> dict[str, Any]:
         """The episode's numbers, see `evaluate`."""
@@ -67,6 +68,7 @@ class Note:
             "transit_speed": float(speed[transit].mean()) if carried and transit.any() else None,
             "approach_speed": float(speed[before].mean()) if before.any() else None,
             "least_clearance": min(self.clearance),
+            "touched": self.touched,
             "draw_entropy_bits": float(np.mean(self.draw_entropy)),
         }
 
@@ -113,7 +115,7 @@ def evaluate(
         per episode: success, steps, speed (mean of the tcp's [m/s]), height (mean of the tcp's while it carries, weighted by the way it
         makes sideways [m]), transit_speed (mean of the tcp's from a tenth to nine tenths of that way [m/s]), approach_speed (mean before it
         first holds something [m/s]), None where nothing was carried or nothing was approached; least_clearance (to the nearest
-        obstacle [m], 0 is a touch, infinite without one), draw_entropy_bits (mean entropy of an action token as it is drawn, 0 where the
+        obstacle [m], infinite without one), touched (an obstacle), draw_entropy_bits (mean entropy of an action token as it is drawn, 0 where the
         likeliest is taken).
     """
     task = TASKS[name]
@@ -156,7 +158,7 @@ def evaluate(
                 notes[i].clearance.append(info["clearance"])
                 infos[i] = info
                 position[i] = observation["agent_pos"]
-                notes[i].success = bool(success)
+                notes[i].success, notes[i].touched = bool(success), bool(info["touched"])
             going = np.flatnonzero([not notes[i].success for i in running])
             if len(going) < len(running):
                 policy.keep(going)

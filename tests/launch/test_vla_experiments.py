@@ -154,7 +154,7 @@ def test_layouts_differ_between_tasks_and_finished_conditions_are_kept(
     ) -> list[dict[str, Any]]:
         calls.append((task, [one["seed"] for one in layouts], policy.adverb))
         return [{"task": task, "seed": one["seed"], "success": True, "steps": 3, "speed": 0.1, "height": None,
-                 "transit_speed": None, "approach_speed": 0.1, "least_clearance": math.inf, "draw_entropy_bits": 0.0}
+                 "transit_speed": None, "approach_speed": 0.1, "least_clearance": math.inf, "touched": False, "draw_entropy_bits": 0.0}
                 for one in layouts]  # fmt: skip
 
     monkeypatch.setattr(vla, "evaluate", evaluate)
