@@ -34,6 +34,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.decisions": ("Temperature",),
     "steer_agents.noise.parts": ("ConstantNoise", "BestOfN"),
     "steer_agents.noise.noise_policy": ("NoisePolicy",),
+    "steer_agents.guidance.guidance": ("RewardGuidance",),
     "steer_agents.gates": (
         "Always",
         "Tokens",

@@ -39,6 +39,7 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.vla_height_attention", "the same, pushed at the attention outputs of all layers"
     ),
     "vla-stage": Entry("launch.experiments.vla_stage", "steering a VLA only while it carries something"),
+    "vla-glass": Entry("launch.experiments.vla_glass", "raising a VLA's hand only near a glass that stands in the way"),
     "vla-entropy": Entry(
         "launch.experiments.vla_entropy",
         "making a VLA less and more sure of its action tokens (EAST), beside the temperature",

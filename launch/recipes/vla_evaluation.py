@@ -115,8 +115,8 @@ def evaluate(
         per episode: success, steps, speed (mean of the tcp's [m/s]), height (mean of the tcp's while it carries, weighted by the way it
         makes sideways [m]), transit_speed (mean of the tcp's from a tenth to nine tenths of that way [m/s]), approach_speed (mean before it
         first holds something [m/s]), None where nothing was carried or nothing was approached; least_clearance (to the nearest
-        obstacle [m], infinite without one), touched (an obstacle), draw_entropy_bits (mean entropy of an action token as it is drawn, 0 where the
-        likeliest is taken).
+        obstacle [m], infinite without one), touched (an obstacle), draw_entropy_bits (mean entropy of an action token as it
+        is drawn, 0 where the likeliest is taken).
     """
     task = TASKS[name]
     limit = max_steps or task.max_episode_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,24 @@ import pandas as pd
 import pytest
 import torch
 
-from launch.experiments import vla, vla_entropy, vla_height, vla_neurons, vla_sides, vla_speed, vla_stage
+from launch.experiments import (
+    vla,
+    vla_entropy,
+    vla_glass,
+    vla_height,
+    vla_height_attention,
+    vla_neurons,
+    vla_sides,
+    vla_speed,
+    vla_stage,
+)
 from launch.experiments.base import Say
 from launch.experiments.vla_sides import Settings
 from policies.errors import BadInput
 from steer_agents.direction import Direction
 from steer_agents.evaluation.open_loop import OpenLoop
 from steer_agents.sites import Site
+from steer_agents.strength import Strength
 
 QUICK = Settings(
     test_episodes=2,
@@ -46,6 +58,7 @@ class World:
 
     def __init__(self, rule: Any) -> None:
         self.rule, self.asked = rule, []
+        self.conditions: dict[str, vla.Condition] = {}
         self.policy: Any = None
 
     def __call__(self, *_: Any) -> World:
@@ -67,6 +80,7 @@ class World:
 
     def episodes(self, condition: vla.Condition, first_seed: int, count: int) -> pd.DataFrame:
         self.asked.append((condition.name, first_seed))
+        self.conditions[condition.name] = condition
         return self.rule(condition.name)
 
 
@@ -247,9 +261,9 @@ def test_a_stage_gate_that_leaks_or_a_loud_control_is_told(
 def test_a_stage_gate_is_on_every_steered_condition_but_one() -> None:
     direction = World(None).direction([], "slowly", "block_output")
     found = vla_stage.conditions(vla_stage.settings(True), direction)
-    gates = {one.name: one.part.gate.describe()["gate"] for one in found if one.part is not None}
-    assert gates.pop("slowly, always") == "Always"
-    assert set(gates.values()) == {"Measured"}
+    gates = {one.name: one.part.gate for one in found if one.part is not None}
+    assert gates.pop("slowly, always") == vla_sides.GATES["always"]
+    assert all(gate == vla_sides.GATES["in transit"] for gate in gates.values())
 
 
 @pytest.mark.parametrize(("own", "holds"), [(0.6, True), (0.9, False)])
@@ -276,6 +290,43 @@ def test_neurons_are_judged_by_random_ones(
     assert "No neuron says 'quickly'" in found.verdict
 
 
+@pytest.mark.parametrize(
+    ("own", "control", "steps", "short"),
+    [(0.0, 0.2, 50, []), (0.2, 0.2, 50, ["share of episodes", "the fewest"]), (0.0, 0.0, 50, ["the fewest"]), (0.0, 0.2, 60, ["time"])],
+)  # fmt: skip
+def test_a_glass_is_touched_less_or_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: float, control: float, steps: int, short: list[str]
+) -> None:
+    def rule(name: str) -> pd.DataFrame:
+        raised = name == "raised near the glass"
+        share = own if raised else control if name.startswith(("random", "permuted")) else 0.2
+        table = episodes(1.0, n=100).assign(touched=(np.arange(100) < 100 * share).astype(float))
+        return table.assign(steps=steps if raised else 50)
+
+    world = World(rule)
+    world.policy, world.folder = SimpleNamespace(instruction=None), tmp_path
+    monkeypatch.setattr(vla_glass, "Bench", world)
+    found = vla_glass.run(vla_glass.settings(True), tmp_path, Say())
+    broken = [bar.name for bar in found.bars if not bar.holds]
+    assert len(broken) == len(short)
+    assert all(text in name for text, name in zip(short, broken, strict=True))
+    assert world.policy.instruction == vla_glass.INSTRUCTION
+    gates = {name: one.part.gate.describe()["gate"] for name, one in world.conditions.items() if one.part is not None}
+    assert gates.pop("raised always") == "Always"
+    assert set(gates.values()) == {"Measured"}
+
+
+def test_the_attention_outputs_of_all_layers_are_pushed_at_once() -> None:
+    asked = vla_height_attention.settings(False)
+    direction = World(None).direction([], "low over the table", "attention_output")
+    choice = vla_sides.Choice("attention_output", "all", 2.0, "carrying", pd.DataFrame())
+    part = choice.push(direction, 0.5)
+    assert part.the_site.layer == "all"
+    assert part.the_strength == Strength(1.0, "beta")
+    assert asked.first_test_seed != vla.TEST
+    assert vla_height_attention.ATTENTION.low.bound == 0.03
+
+
 def test_quick_forms_are_smaller() -> None:
-    for module in (vla_speed, vla_height, vla_entropy, vla_stage, vla_neurons):
+    for module in (vla_speed, vla_height, vla_height_attention, vla_glass, vla_entropy, vla_stage, vla_neurons):
         assert module.settings(True).test_episodes < module.settings(False).test_episodes
