@@ -72,8 +72,11 @@ def chunks(name: str, rounds: int, turns: int = 2, patience: float = 120.0) -> C
         action: np.ndarray = policy.act(observation).action
         return action
 
+    plain = act()
     with attach[BARE]():
         wanted = act()
+    if np.abs(wanted - plain).max() <= AGREE:
+        raise RuntimeError(f"{name}: the push does not change the actions, so that nothing would be compared.")
     notes = {}
     for who in (HOOKED, BAKED):
         with attach[who]():
@@ -217,9 +220,9 @@ def _at(policy: Any, stack: str, tokens: Any = "all") -> sa.Site:
 
 
 def _push(policy: Any, stack: str) -> Any:
-    """A random unit vector times 0.1."""
+    """A random unit vector."""
     site = _at(policy, stack)
     (location,) = resolve(steerable(policy), site)
     wide = next(p.shape[0] for n, p in location.module.named_parameters() if n.endswith("down_proj.weight"))
     vector = torch.randn(wide, generator=torch.Generator().manual_seed(0))
-    return sa.Add(sa.Direction.from_raw({location.key: vector}, site), strength=sa.Strength(0.1))
+    return sa.Add(sa.Direction.from_raw({location.key: vector}, site), strength=sa.Strength(1.0))

@@ -140,9 +140,9 @@ def _outcome(s: Settings, found: list[Condition], tables: dict[str, pd.DataFrame
         question="Does steering upwards only near a glass make a policy that was not taught to mind it touch it less, losing no time?",
         verdict=f"Raised within {100 * s.near:g} cm of the glass, {own.loc['raised near the glass', 'touched']:.2f} of the "
         f"episodes touch it (unsteered {own.loc['base', 'touched']:.2f}; change {less.value:+.2f}, {less.low:+.2f} to {less.high:+.2f}), "
-        f"success {own.loc['raised near the glass', 'success']:.2f} (unsteered {own.loc['base', 'success']:.2f}), time {100 * time.value:+.0f} %. "
-        f"Slowed within {100 * s.slow_near:g} cm instead: {own.loc['slowed near the glass', 'touched']:.2f}, time "
-        f"{100 * own.loc['slowed near the glass', 'steps change']:+.0f} %. Controls as long: "
+        f"success {own.loc['raised near the glass', 'success']:.2f} (unsteered {own.loc['base', 'success']:.2f}), "
+        f"time {100 * time.value:+.0f} %. Slowed within {100 * s.slow_near:g} cm instead: "
+        f"{own.loc['slowed near the glass', 'touched']:.2f}, time {100 * own.loc['slowed near the glass', 'steps change']:+.0f} %. Controls as long: "
         f"{own.loc[controls, 'touched'].min():.2f} to {own.loc[controls, 'touched'].max():.2f}.",
         bars=bars,
         episodes=pd.concat(tables.values(), ignore_index=True),
