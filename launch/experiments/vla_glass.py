@@ -138,12 +138,12 @@ def _outcome(s: Settings, found: list[Condition], tables: dict[str, pd.DataFrame
     return Outcome(
         title=title,
         question="Does steering upwards only near a glass make a policy that was not taught to mind it touch it less, losing no time?",
-        verdict=f"Raised within {100 * s.near:g} cm of the glass, {own.loc['raised near the glass', 'touched']:.2f} of the "
-        f"episodes touch it (unsteered {own.loc['base', 'touched']:.2f}; change {less.value:+.2f}, {less.low:+.2f} to {less.high:+.2f}), "
-        f"success {own.loc['raised near the glass', 'success']:.2f} (unsteered {own.loc['base', 'success']:.2f}), "
-        f"time {100 * time.value:+.0f} %. Slowed within {100 * s.slow_near:g} cm instead: "
-        f"{own.loc['slowed near the glass', 'touched']:.2f}, time {100 * own.loc['slowed near the glass', 'steps change']:+.0f} %. Controls as long: "
-        f"{own.loc[controls, 'touched'].min():.2f} to {own.loc[controls, 'touched'].max():.2f}.",
+        verdict=f"Raised within {100 * s.near:g} cm of the glass, {own.touched['raised near the glass']:.2f} of the episodes touch it "
+        f"(unsteered {own.touched['base']:.2f}; change {less.value:+.2f}, {less.low:+.2f} to {less.high:+.2f}), success "
+        f"{own.success['raised near the glass']:.2f} (unsteered {own.success['base']:.2f}), time {100 * time.value:+.0f} %. Slowed "
+        f"within {100 * s.slow_near:g} cm instead: {own.touched['slowed near the glass']:.2f}, time "
+        f"{100 * longer['slowed near the glass'].value:+.0f} %. Controls as long: {own.touched[controls].min():.2f} to "
+        f"{own.touched[controls].max():.2f}.",
         bars=bars,
         episodes=pd.concat(tables.values(), ignore_index=True),
         conditions=table,
