@@ -28,7 +28,6 @@ def test_shares_rates_and_bounds() -> None:
 def test_both_algorithms_are_measured() -> None:
     found = noise.measure(env_steps=64, epochs=1).found
     assert [one.name for one in found] == ["DSRL-SAC", "DSRL-NA", "DSRL-NA, denoised in the update"]
-    assert all(0 < one.share("denoise") < 1 for one in found)
     assert found[2].denoised > found[1].denoised > found[0].denoised
 
 

@@ -115,7 +115,8 @@ def test_the_expert_of_an_evaluation_succeeds_and_batches_shrink(monkeypatch: py
         def act(self, observation: Any, infos: Any) -> Any:
             sizes.append(len(observation["agent_pos"]))
             assert [info["task"] for info in infos] == ["PutRedBlockOnPlate"] * sizes[-1]
-            return policies.base.Decision(np.stack([expert.act() for expert in self.experts]))
+            actions = np.stack([expert.act() for expert in self.experts])
+            return policies.base.Decision(actions, {"draw_entropy_bits": np.full(sizes[-1], 2.0)})
 
         def keep(self, rows: np.ndarray) -> None:
             self.experts = [self.experts[i] for i in rows]
@@ -131,6 +132,7 @@ def test_the_expert_of_an_evaluation_succeeds_and_batches_shrink(monkeypatch: py
     rows = evaluate(Scripted(), "PutRedBlockOnPlate", [{"init_state_id": i} for i in range(2)], 0)  # type: ignore[arg-type]
     assert [row["success"] for row in rows] == [True, True]
     assert all(0.1 < row["height"] < 0.3 and row["speed"] > 0.1 for row in rows)
+    assert all(row["draw_entropy_bits"] == 2 and not row["touched"] for row in rows)
     assert sizes[0] == 2
     assert len(sizes) == max(row["steps"] for row in rows)
 
