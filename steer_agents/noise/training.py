@@ -423,7 +423,7 @@ def _arrays(buffer: Any) -> dict[str, np.ndarray]:
 
 
 def _logger(folder: Path | None, schedule: Schedule) -> Logger:
-    formats = [] if folder is None else ["csv"]
+    formats = ["csv"]
     if schedule.tensorboard:
         if folder is None:
             raise BadInput("learn: tensorboard=True needs a folder to write to.")
@@ -432,7 +432,9 @@ def _logger(folder: Path | None, schedule: Schedule) -> Logger:
         except ImportError as error:
             raise MissingExtra("tensorboard=True needs the package: pip install tensorboard.") from error
         formats.append("tensorboard")
-    return configure(None if folder is None else str(folder), formats)
+    return (
+        Logger(None, []) if folder is None else configure(str(folder), formats)
+    )  # without a folder SB3 would make one
 
 
 def _bar(show: bool, total: int) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envs.errors import NoRenderer
 from envs.tabletop.env import TabletopEnv
 from launch.tabletop_guidance import camera_of, seen_keypoints
 from policies.errors import BadInput, NonFinite
@@ -49,19 +48,14 @@ def test_bad_pixels_depths_and_cameras_are_refused() -> None:
         Camera(np.eye(4), np.eye(4))
 
 
+@pytest.mark.usefixtures("can_draw")
 def test_the_tabletops_camera_finds_its_things_by_depth() -> None:
     env = TabletopEnv("CarryBlockOverWall")
     _, info = env.reset(seed=3)
     tops = {name: info["keypoints"][name] + [0, 0, info["half_sizes"][name][2]] for name in ("block", "wall", "plate")}
-    try:
-        picked = dict(
-            zip(tops, projected(np.array(list(tops.values())), camera_of(env, "agentview", 128))[0], strict=True)
-        )
-        found = seen_keypoints(env, picked)
-    except NoRenderer as error:
-        pytest.skip(str(error))
-    finally:
-        env.close()
+    picked = dict(zip(tops, projected(np.array(list(tops.values())), camera_of(env, "agentview", 128))[0], strict=True))
+    found = seen_keypoints(env, picked)
+    env.close()
     for name, top in tops.items():
         assert np.linalg.norm(np.array(found[name]) - top) < 0.008, name
     scene = fixed(found)({"agent_pos": np.zeros((2, 8))}, None)
