@@ -132,12 +132,32 @@ def print_case(console: Console, case: Case, rounds: int) -> None:
     console.print(table)
 
 
-def print_summary(console: Console, cases: Sequence[Case], missing: Mapping[str, str]) -> None:
-    """Bounds in one line, and who did not take part."""
+def bounds_in(found: Any, name: str) -> dict[str, bool]:
+    """Name -> whether it holds, of every {"bound": {"holds": ...}} inside a section's JSON."""
+    if isinstance(found, list):
+        parts = [bounds_in(value, f"{name} {i + 1}") for i, value in enumerate(found)]
+    elif isinstance(found, Mapping):
+        parts = [bounds_in(value, f"{name}, {key}") for key, value in found.items() if key != "bound"]
+        bound = found.get("bound")
+        if isinstance(bound, Mapping) and bound["holds"] is not None:
+            parts.append({name: bool(bound["holds"])})
+    else:
+        parts = []
+    return {key: holds for part in parts for key, holds in part.items()}
+
+
+def print_summary(
+    console: Console, cases: Sequence[Case], missing: Mapping[str, str], sections: Mapping[str, Any]
+) -> None:
+    """Bounds of cases and sections in one line, and who did not take part."""
     for library, reason in missing.items():
         console.print(f"{library} did not take part: {reason}")
-    bounds = [(case, row) for case in cases for row in case.rows if row.bound is not None]
-    broken = [f"{case.name}, {row.name}" for case, row in bounds if row.bound is not None and not row.bound.holds]
+    bounds = {
+        f"{case.name}, {row.name}": row.bound.holds for case in cases for row in case.rows if row.bound is not None
+    }
+    for name, found in sections.items():
+        bounds |= bounds_in(found, name)
+    broken = [name for name, holds in bounds.items() if not holds]
     if not bounds:
         return
     if broken:

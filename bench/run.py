@@ -138,7 +138,7 @@ def measure(options: argparse.Namespace, missing: dict[str, str]) -> int:
         report.print_case(console, case, rounds[case.name])
     for name, found in sections.items():
         importlib.import_module(f"bench.{name}").show(console, found, options.rounds)
-    report.print_summary(console, done, missing)
+    report.print_summary(console, done, missing, {name: results[name] for name in sections})
     console.print(f"written to {options.out}")
     return 0
 
