@@ -16,6 +16,9 @@ def test_bounds_are_found_at_any_depth_and_those_without_an_answer_are_not_count
             "small": {"bound": {"limit": 20, "holds": True}},
             "profile": {"bound": {"limit": None, "holds": None}},
         },
+            "small": {"bound": {"limit": 20, "holds": True}},
+            "profile": {"bound": {"limit": None, "holds": None}},
+        },
     }
     assert bounds_in(found, "vla") == {"vla, rates 1": True, "vla, rates 3": False, "vla, table, small": True}
 
