@@ -26,9 +26,15 @@ class Costs:
     def as_json(self) -> list[dict[str, Any]]:
         """One object per row of the table."""
         return [
-            {"rows": rows, "particles": k, **vars(cost), "ratio": cost.ratio, "bound": {"limit": WANTED, "holds": cost.ratio <= WANTED} if k == 1 else None}
+            {
+                "rows": rows,
+                "particles": k,
+                **vars(cost),
+                "ratio": cost.ratio,
+                "bound": {"limit": WANTED, "holds": cost.ratio <= WANTED} if k == 1 else None,
+            }
             for (rows, k), cost in self.of.items()
-        ]  # fmt: skip
+        ]
 
 
 def measure(rounds: int, calls: int = 20) -> Costs:

@@ -12,15 +12,10 @@ from bench.report import bounds_in, print_summary
 def test_bounds_are_found_at_any_depth_and_those_without_an_answer_are_not_counted() -> None:
     found = {
         "rates": [{"bound": {"limit": 2, "holds": True}}, {"bound": None}, {"bound": {"limit": 2, "holds": False}}],
-        "table": {
-            "small": {"bound": {"limit": 20, "holds": True}},
-            "profile": {"bound": {"limit": None, "holds": None}},
-        },
-            "small": {"bound": {"limit": 20, "holds": True}},
-            "profile": {"bound": {"limit": None, "holds": None}},
-        },
+        "small": {"bound": {"limit": 20, "holds": True}},
+        "profile": {"bound": {"limit": None, "holds": None}},
     }
-    assert bounds_in(found, "vla") == {"vla, rates 1": True, "vla, rates 3": False, "vla, table, small": True}
+    assert bounds_in(found, "vla") == {"vla, rates 1": True, "vla, rates 3": False, "vla, small": True}
 
 
 def test_a_broken_bound_of_a_section_is_in_the_summary() -> None:
