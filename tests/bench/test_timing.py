@@ -197,7 +197,7 @@ def test_a_run_prints_every_bound_and_writes_every_ratio(bench: cases.Bench) -> 
     for case in done:
         report.print_case(console, case, 2)
     report.print_equal_work(console, bench)
-    report.print_summary(console, done, {"other libraries": "offline"})
+    report.print_summary(console, done, {"other libraries": "offline"}, {})
     text = console.export_text()
     assert text.count(" = ") >= 3
     assert "bare hook + 0.02" in text
