@@ -119,19 +119,25 @@ def experiment_list(json: bool = False) -> None:
 
 @experiment.command(name="run")
 def experiment_run(
-    name: tyro.conf.Positional[str], /, quick: bool = False, runs: Path = Path("runs"), json: bool = False
+    name: tyro.conf.Positional[str],
+    /,
+    quick: bool = False,
+    runs: Path = Path("runs"),
+    set: tuple[str, ...] = (),
+    json: bool = False,
 ) -> None:
     """Run an experiment into runs/NAME/ and print its bars.
 
     Args:
         name: an experiment, see `steer-agents experiment list`.
         quick: fewer episodes and conditions, minutes instead of half an hour.
+        set: settings other than its own, e.g. policy=smol-vla-135m "layers=[3, 6, 9]"; the folder's name then gets a key.
         runs: folder for results.
         json: print results.json instead of tables.
     """
-    from launch.experiments.base import run_experiment
+    from launch.experiments.base import folder_of, run_experiment
 
-    results = run_experiment(name, quick, runs)
+    results = run_experiment(name, quick, runs, changed=set)
     if json:
         print(_dumps(results))
         return
@@ -141,7 +147,7 @@ def experiment_run(
         False,
     )
     _OUT.print(results["verdict"])
-    _OUT.print(f"\nreport: {runs / name / 'report.html'}", soft_wrap=True)
+    _OUT.print(f"\nreport: {folder_of(name, quick, runs, set) / 'report.html'}", soft_wrap=True)
 
 
 def _interval(interval: Any) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policies.base import Observation
+from policies.base import INSTRUCTION, TASK_DESCRIPTION, Observation
 from policies.chunks import ChunkPolicy
 from policies.errors import BadInput, nearest
 
@@ -44,6 +44,7 @@ class ActionTokenPolicy(ChunkPolicy):
             config.n_action_steps,
             config.action_dim,
         )
+        self.picture_size = config.camera_size
         self.temperature = 0.0
         self.adverb, self.instruction = adverb.strip(), instruction
         for text in filter(None, (self.adverb, instruction)):
@@ -147,9 +148,9 @@ class ActionTokenPolicy(ChunkPolicy):
         """Unbatched observations with an entry "instruction" (and perhaps "previous_action") -> one batch."""
         heard, previous, rows = [], [], []
         for entry in inputs:
-            if not isinstance(entry, Mapping) or not isinstance(entry.get("instruction"), str):
+            if not isinstance(entry, Mapping) or not isinstance(entry.get(INSTRUCTION), str):
                 raise BadInput(f"{self.name}: encode takes observations with an entry 'instruction', a text.")
-            heard.append(self.heard(entry["instruction"]))
+            heard.append(self.heard(entry[INSTRUCTION]))
             previous.append(entry.get("previous_action", np.zeros(self.config.action_dim)))
             rows.append(entry)
         if not rows:
@@ -162,7 +163,7 @@ class ActionTokenPolicy(ChunkPolicy):
 
     def _reset(self, seeds: list[int], infos: Sequence[Mapping[str, Any]]) -> None:
         super()._reset(seeds, infos)
-        self._heard = [self.spoken(info.get("task_description")) for info in infos]
+        self._heard = [self.spoken(info.get(TASK_DESCRIPTION)) for info in infos]
         self._rngs = [np.random.default_rng([seed, 3]) for seed in seeds]
         self._entropy = self._draw_entropy = np.zeros(len(seeds))
 

@@ -28,6 +28,11 @@ ENTRANCES = ("modules", "decision", "noise", "path")
 Observation = Mapping[str, Any]
 """Named arrays or tuples of strings, each with a leading batch axis of length B."""
 
+TASK_DESCRIPTION = "task_description"
+"""Entry of the infos of `reset` that says what to do, as in LeRobot's environments."""
+INSTRUCTION = "instruction"
+"""The same in an observation without a batch axis, as `Policy.encode` takes it."""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -198,6 +203,8 @@ class Policy(ABC):
     entrances: frozenset[str] = frozenset()
     module: torch.nn.Module | None = None
     site_map: SiteMap | None = None
+    picture_size: int | None = None
+    """Edge of the square pictures that it sees [px]; None if it sees none, or takes any size."""
     no_action_values: str = "it does not say how actions follow from a batch of its network."
     """Why there is no `action_values`, a sentence."""
 

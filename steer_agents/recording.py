@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from policies.base import Policy
+from policies.base import INSTRUCTION, TASK_DESCRIPTION, Policy
 from policies.errors import BadInput, nearest
 from steer_agents.env_batch import EnvLike
 from steer_agents.loop import Moment, Options, Rollout, rollout
@@ -69,19 +69,17 @@ def record_scenes(
     num_envs: int | None = None,
     options: Options = None,
     max_steps: int | None = None,
-    instruction_key: str = "instruction",
 ) -> Scenes:
     """Run a policy and keep what it saw at every k-th step, with what was measured before and after.
 
     Episodes that the environment broke off with an error are left out. Observations also get the action executed last
-    ("previous_action", zeros at the start) and, where reset's info has a "task_description", that text. The policy's own adverb is
+    ("previous_action", zeros at the start) and, where reset's info has a "task_description", that text
+    ("instruction", as every policy's `encode` takes it). The policy's own adverb is
     not part of it.
 
     Args:
         every: k; a multiple of the policy's `n_action_steps` keeps exactly the observations that it plans on.
         ahead: env steps that "next_<name>" is averaged over, fewer at the end of an episode.
-        instruction_key: what the policy's `encode` calls the text: "instruction", LeRobot policies "task", OpenVLA
-            "task_description".
         env, episodes, seed, num_envs, options, max_steps: see `rollout`.
     Raises:
         BadInput: `every` or `ahead` below 1, or no scene was left.
@@ -89,7 +87,7 @@ def record_scenes(
     for name, number in (("every", every), ("ahead", ahead)):
         if number < 1:
             raise BadInput(f"record_scenes: {name}={number}, allowed are integers from 1.")
-    notes = _Notes(every, ahead, instruction_key)
+    notes = _Notes(every, ahead)
     run = rollout(
         env,
         policy,
@@ -135,8 +133,8 @@ class _Scene:
 class _Notes:
     """What `record_scenes` writes down while the rollout runs."""
 
-    def __init__(self, every: int, ahead: int, instruction_key: str) -> None:
-        self._every, self._ahead, self._instruction_key = every, ahead, instruction_key
+    def __init__(self, every: int, ahead: int) -> None:
+        self._every, self._ahead = every, ahead
         self.scenes: list[_Scene] = []
         self._open: list[tuple[int, _Scene]] = []  # scenes whose next steps are still to come, with their row
         self._last: np.ndarray | None = None
@@ -145,7 +143,7 @@ class _Notes:
     def see(self, moment: Moment) -> None:
         if moment.env_step == 0:
             self._open, self._last = [], None
-            self._texts = [info.get("task_description") for info in moment.infos]
+            self._texts = [info.get(TASK_DESCRIPTION) for info in moment.infos]
         if moment.env_step % self._every == 0:
             for row in np.flatnonzero(moment.active).tolist():
                 scene = self._scene(moment, row)
@@ -165,7 +163,7 @@ class _Notes:
         observation["previous_action"] = np.array(last)
         text = self._texts[row]
         if isinstance(text, str):
-            observation[self._instruction_key] = text
+            observation[INSTRUCTION] = text
         return _Scene(moment.start + row, moment.env_step, observation, scalars(moment.infos[row]), {})
 
 

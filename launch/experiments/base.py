@@ -26,6 +26,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from launch.experiments.overrides import with_fields
 from launch.experiments.registry import EXPERIMENTS
 from policies.errors import BadInput, UnknownName, nearest
 from steer_agents.evaluation.report import Bar, write_report
@@ -113,22 +114,38 @@ def module_of(name: str) -> ModuleType:
     return importlib.import_module(EXPERIMENTS[name].module)
 
 
-def run_experiment(name: str, quick: bool = False, runs: Path = Path("runs"), say: Say | None = None) -> dict[str, Any]:
+def folder_of(name: str, quick: bool, runs: Path, changed: Sequence[str]) -> Path:
+    """Where the results of an experiment go."""
+    key = f"-{settings_key(with_fields(module_of(name).settings(quick), changed))}" if changed else ""
+    return runs / f"{name}{key}"
+
+
+def run_experiment(
+    name: str, quick: bool = False, runs: Path = Path("runs"), say: Say | None = None, changed: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run an experiment from scratch, or go on with one that was interrupted with the same settings.
 
+    Args:
+        changed: settings other than its own, "name=value"; see `overrides`. Results go into runs/NAME-KEY, with a key made of the settings.
     Returns:
         what was written to results.json.
     """
     module = module_of(name)
     say = say or Say()
-    settings = module.settings(quick)
-    folder = runs / name
+    settings = with_fields(module.settings(quick), changed)
+    folder = folder_of(name, quick, runs, changed)
     if folder.exists() and not folder.is_dir():
         raise BadInput(
             f"experiment {name}: {folder} is a file; move it away, the results go into a folder of that name."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    command = f"steer-agents experiment run {name}" + (" --quick" if quick else "")
+    command = " ".join(
+        [
+            f"steer-agents experiment run {name}",
+            *(["--quick"] if quick else []),
+            *(["--set", *map(repr, changed)] if changed else []),
+        ]
+    )
     began = time.time()
     outcome: Outcome = module.run(settings, folder, say)
     return write_outcome(folder, name, outcome, settings, command, time.time() - began, quick)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ import pandas as pd
 from scipy import stats
 
 import policies
+from launch.experiments.subjects import subject_of
 from launch.recipes.vla_data import TASK_NAMES
 from launch.recipes.vla_evaluation import evaluate
-from policies.action_tokens import ActionTokenPolicy
-from policies.errors import BadInput
+from policies.base import INSTRUCTION, Policy
 from steer_agents.direction import Direction
 from steer_agents.evaluation.compare import Comparison, compare
 from steer_agents.evaluation.open_loop import OpenLoop, open_loop
@@ -32,14 +32,12 @@ from steer_agents.runs import write_table
 from steer_agents.sites import Site
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength
-from steer_agents.tokens import token_class
 
 CARRYING = tuple(name for name in TASK_NAMES if name.startswith("Put"))
 """The eight tasks in which something is carried."""
 SCENES, CHOICE, TEST = 31_000, 41_000, 51_000
 """First seed of the layouts that directions are found on, that layer and strength are chosen on, that everything is tested on."""
 MEASURES = ("speed", "transit_speed", "approach_speed", "height", "least_clearance", "touched", "draw_entropy_bits")
-ACTION = token_class("action")
 
 
 @dataclass(frozen=True)
@@ -66,18 +64,24 @@ class Bench:
     """A policy and its layouts.
 
     Args:
-        name: of an embedded policy that says action tokens.
+        name: as `policies.load` takes it, of a policy that sees pictures and hears words, see `subjects`.
         tasks: that are run.
         folder: where finished conditions are kept.
+        load: options of `policies.load`.
+        instruction: said instead of the tasks' own.
     """
 
-    def __init__(self, name: str, tasks: Sequence[str], folder: Path) -> None:
-        policy = policies.load(name)
-        if not isinstance(policy, ActionTokenPolicy):
-            raise BadInput(
-                f"this experiment steers policies that say action tokens; {name} is a {type(policy).__name__}."
-            )
-        self.policy, self.tasks, self.folder = policy, tuple(tasks), folder
+    def __init__(
+        self,
+        name: str,
+        tasks: Sequence[str],
+        folder: Path,
+        load: Mapping[str, Any] | None = None,
+        instruction: str | None = None,
+    ) -> None:
+        self.policy = policies.load(name, **(load or {}))
+        self.subject = subject_of(self.policy)
+        self.tasks, self.folder, self.instruction = tuple(tasks), folder, instruction
 
     def scenes(self, episodes: int, first_seed: int = SCENES) -> list[dict[str, Any]]:
         """What the unsteered policy decides on, over `episodes` of every task, see `evaluate`."""
@@ -87,10 +91,13 @@ class Bench:
         return seen
 
     def direction(self, scenes: Sequence[Mapping[str, Any]], words: str, kind: str = "block_output") -> Direction:
-        """Words minus no words, at the action tokens of every layer."""
-        return find(
-            self.policy, "prompt-contrast", scenes=scenes, positive=words, site=Site(kind, "all", tokens=ACTION)
-        )
+        """Words minus no words, at every layer."""
+        return find(self.policy, "prompt-contrast", scenes=scenes, positive=words, site=self.site(kind))
+
+    def site(self, kind: str = "block_output") -> Site:
+        """A site kind at every layer, where this policy decides; "block_output" is whatever a layer of it writes."""
+        kind = self.subject.block if kind == "block_output" else kind
+        return Site(kind, "all", stack=self.subject.stack, tokens=self.subject.tokens)
 
     def episodes(self, condition: Condition, first_seed: int, count: int) -> pd.DataFrame:
         """`count` episodes of every task; columns condition, seed, task, errored and those of `evaluate`; kept on disk."""
@@ -98,9 +105,9 @@ class Bench:
         if place.exists():
             return pd.read_parquet(place)
         rows: list[dict[str, Any]] = []
-        with _attached(self.policy, condition.part), self._set(condition):
+        with _attached(self.policy, condition.part), self._at(condition.temperature):
             for task, layouts in self._layouts(first_seed, count):
-                rows += evaluate(self.policy, task, layouts, 0)
+                rows += evaluate(self.policy, task, layouts, 0, say=lambda text: self.said(text, condition.adverb))
         table = pd.DataFrame(rows).assign(condition=condition.name, errored=False)
         table = table.astype(dict.fromkeys(("success", *MEASURES), float))
         table["episode"] = range(len(table))
@@ -116,25 +123,36 @@ class Bench:
     def open_loop(self, condition: Condition, scenes: Sequence[Mapping[str, Any]]) -> OpenLoop:
         """What a condition's part changes in the actions on scenes of unsteered episodes."""
         assert condition.part is not None
-        asked = [{key: scene[key] for key in ("pixels", "agent_pos", "instruction")} for scene in scenes]
-        with self._set(condition):
+        asked = [
+            {
+                "pixels": scene["pixels"],
+                "agent_pos": scene["agent_pos"],
+                INSTRUCTION: self.said(scene[INSTRUCTION], condition.adverb),
+            }
+            for scene in scenes
+        ]
+        with self._at(condition.temperature):
             return open_loop(self.policy, asked, condition.part, infos=[scene["info"] for scene in scenes])
 
+    def said(self, text: str, adverb: str) -> str:
+        """What the policy hears in a task with this description."""
+        return f"{self.instruction or text} {adverb}".strip()
+
     @contextmanager
-    def _set(self, condition: Condition) -> Iterator[None]:
-        """Adverb and temperature."""
-        adverb = self.policy.adverb
-        temperature = self.policy.set_decision(temperature=condition.temperature)
-        self.policy.adverb = condition.adverb
+    def _at(self, temperature: float) -> Iterator[None]:
+        """A temperature while it lasts; a policy without one draws nothing and takes 0 only."""
+        if temperature == 0 and "decision" not in self.policy.entrances:
+            yield
+            return
+        before = self.policy.set_decision(temperature=temperature)
         try:
             yield
         finally:
-            self.policy.adverb = adverb
-            self.policy.set_decision(**temperature)
+            self.policy.set_decision(**before)
 
 
 @contextmanager
-def _attached(policy: ActionTokenPolicy, part: Intervention | None) -> Iterator[None]:
+def _attached(policy: Policy, part: Intervention | None) -> Iterator[None]:
     if part is None:
         yield
         return
@@ -142,10 +160,10 @@ def _attached(policy: ActionTokenPolicy, part: Intervention | None) -> Iterator[
         yield
 
 
-def pushed(direction: Direction, layer: int | str, strength: float | Strength, kind: str = "block_output") -> Add:
-    """Add a multiple of the raw direction (a number; "beta"), or another strength, at action tokens of a layer or of "all"."""
+def pushed(direction: Direction, layer: int | str, strength: float | Strength) -> Add:
+    """Add a multiple of the raw direction (a number; "beta"), or another strength, at one layer of its site or at "all"."""
     strength = strength if isinstance(strength, Strength) else Strength(strength, "beta")
-    return Add(direction, strength=strength, site=Site(kind, layer, tokens=ACTION))
+    return Add(direction, strength=strength, site=replace(direction.site, layer=layer))
 
 
 @dataclass(frozen=True)

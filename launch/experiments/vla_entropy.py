@@ -13,11 +13,10 @@ from typing import Any
 
 from launch.experiments import vla_sides
 from launch.experiments.base import Outcome, Say
-from launch.experiments.vla import ACTION, Bench
+from launch.experiments.vla import Bench
 from launch.experiments.vla_sides import Settings, Side, Sides
 from steer_agents.direction import Direction
 from steer_agents.finding import find
-from steer_agents.sites import Site
 
 
 def towards(bench: Bench, scenes: Sequence[Mapping[str, Any]], side: Side, kind: str) -> Direction:
@@ -27,7 +26,7 @@ def towards(bench: Bench, scenes: Sequence[Mapping[str, Any]], side: Side, kind:
         "action-entropy",
         scenes=scenes,
         runs=[scene["episode"] for scene in scenes],
-        site=Site(kind, "all", tokens=ACTION),
+        site=bench.site(kind),
     )
     return found if side.sign > 0 else -found
 

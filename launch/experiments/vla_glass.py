@@ -8,8 +8,10 @@ of the glass, and nowhere else. Site, strength and distance were chosen on layou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -32,7 +34,7 @@ class Settings:
     """Settings of the experiment.
 
     Args:
-        policy: embedded policy.
+        policy: a name that `policies.load` takes; load: its options.
         scene_tasks: whose scenes the directions are found on; the glass is in none of them.
         beta: strength at the attention outputs of all layers.
         near: distance to the glass below which the gate is open [m].
@@ -43,6 +45,7 @@ class Settings:
     """
 
     policy: str = "tiny-vla"
+    load: Mapping[str, Any] = field(default_factory=dict)
     scene_tasks: tuple[str, ...] = CARRYING
     beta: float = 1.5
     near: float = 0.12
@@ -64,13 +67,12 @@ def settings(quick: bool) -> Settings:
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Find the directions where no glass is, then pass the glass with and without them."""
     say.stage("scenes and directions")
-    finder = Bench(s.policy, s.scene_tasks, folder / f"rollouts-{settings_key(s)}")
+    finder = Bench(s.policy, s.scene_tasks, folder / f"rollouts-{settings_key(s)}", s.load)
     scenes = finder.scenes(s.scene_episodes)
     raised = finder.direction(scenes, RAISED, "attention_output")
     slowed = finder.direction(scenes, SLOWED)
     raised.save(folder / f"{s.policy}-high-attention_output.safetensors")
-    bench = Bench(s.policy, (TASK,), finder.folder)
-    bench.policy.instruction = INSTRUCTION
+    bench = Bench(s.policy, (TASK,), finder.folder, s.load, INSTRUCTION)
     found = conditions(s, raised, slowed)
     say.plan([1.0] * len(found))
     tables = {}
@@ -86,14 +88,14 @@ def conditions(s: Settings, raised: Direction, slowed: Direction) -> list[Condit
     near = Measured("clearance_glass", below=s.near)
 
     def push(direction: Direction, share: float) -> Condition:
-        return Condition("", "", replace(pushed(direction, "all", share * s.beta, "attention_output"), gate=near))
+        return Condition("", "", replace(pushed(direction, "all", share * s.beta), gate=near))
 
     slow = replace(pushed(slowed, s.slow_layer, s.slow_beta), gate=Measured("clearance_glass", below=s.slow_near))
     found = [
         Condition("base", "base"),
         replace(push(raised, 0.0), name="zero strength", role="base"),
         replace(push(raised, 1.0), name="raised near the glass", role="steered"),
-        Condition("raised always", "other", pushed(raised, "all", s.beta, "attention_output")),
+        Condition("raised always", "other", pushed(raised, "all", s.beta)),
         Condition("slowed near the glass", "other", slow),
         replace(push(raised, -1.0), name="turned round near the glass", role="other"),
     ]

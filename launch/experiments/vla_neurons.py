@@ -6,14 +6,16 @@ neurons of the same layers, set to the same values, since setting neurons at ran
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from launch.experiments.base import Figure, Outcome, Say, settings_key
-from launch.experiments.vla import ACTION, CARRYING, TEST, Bench, Change, Condition, change
+from launch.experiments.vla import CARRYING, TEST, Bench, Change, Condition, change
 from policies.errors import BadInput
 from steer_agents.direction import Direction
 from steer_agents.evaluation import plots
@@ -28,7 +30,7 @@ class Settings:
     """Settings of the experiment.
 
     Args:
-        policy: embedded policy.
+        policy: a name that `policies.load` takes; load: its options.
         tasks: that are run.
         concepts: asked of the vocabulary -> sign of the change of speed that they should make.
         values: constants that the neurons are set to; 4 and 10 are the paper's (OpenVLA, pi0-FAST).
@@ -38,6 +40,7 @@ class Settings:
     """
 
     policy: str = "tiny-vla"
+    load: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = CARRYING
     concepts: tuple[tuple[str, int], ...] = (("slowly", -1), ("quickly", 1))
     values: tuple[float, ...] = (4.0, 10.0)
@@ -53,7 +56,7 @@ def settings(quick: bool) -> Settings:
 
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Find neurons by their words, set them and random ones, compare."""
-    bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}")
+    bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}", s.load)
     sets: dict[str, Direction] = {}
     missing = []
     for concept, _ in s.concepts:
@@ -66,10 +69,10 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     conditions = [Condition("base", "base")]
     for concept, found in sets.items():
         for value in s.values:
-            conditions.append(Condition(f"'{concept}' = {value:g}", "steered", _set(found, value)))
+            conditions.append(Condition(f"'{concept}' = {value:g}", "steered", _set(bench, found, value)))
             for i in range(s.n_random):
                 name = f"random {i + 1} for '{concept}' = {value:g}"
-                conditions.append(Condition(name, "control", _set(neurons_like(found, seed=i), value)))
+                conditions.append(Condition(name, "control", _set(bench, neurons_like(found, seed=i), value)))
     say.plan([1.0] * len(conditions))
     tables = {}
     for condition in conditions:
@@ -79,8 +82,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     return _outcome(s, sets, missing, conditions, tables, changes)
 
 
-def _set(neurons: Direction, value: float) -> SetNeurons:
-    return SetNeurons(neurons, values=value, site=replace(neurons.site, tokens=ACTION))
+def _set(bench: Bench, neurons: Direction, value: float) -> SetNeurons:
+    return SetNeurons(neurons, values=value, site=replace(neurons.site, tokens=bench.subject.neuron_tokens))
 
 
 def _outcome(
@@ -94,16 +97,17 @@ def _outcome(
         for value in s.values:
             own = changes[f"'{concept}' = {value:g}"]
             random = [changes[f"random {i + 1} for '{concept}' = {value:g}"].value for i in range(s.n_random)]
+            told = [one for one in random if not np.isnan(one)] or [np.nan]  # NaN where nothing was carried
             beaten = int(np.sum(signs[concept] * own.value > signs[concept] * np.array(random)))
             holds = beaten == len(random) and signs[concept] * own.value > 0
             bars.append(
                 Bar(f"'{concept}' neurons at {value:g}: change of transit speed", own.value, (own.low, own.high),
-                    f"beyond all {len(random)} random sets ({np.nanmin(random):+.2f} to {np.nanmax(random):+.2f})", holds)
+                    f"beyond all {len(random)} random sets ({min(told):+.2f} to {max(told):+.2f})", holds)
             )  # fmt: skip
             words.append(
                 f"{len(found.info['neurons'])} neurons that say '{concept}' ({says}) at {value:g}: {100 * own.value:+.0f} % "
                 f"({100 * own.low:+.0f} to {100 * own.high:+.0f}), success {own.success:+.2f}; {len(random)} random sets "
-                f"{100 * np.nanmin(random):+.0f} to {100 * np.nanmax(random):+.0f} %, of which it is beyond {beaten}."
+                f"{100 * min(told):+.0f} to {100 * max(told):+.0f} %, of which it is beyond {beaten}."
             )
     words += [f"No neuron says {text}" for text in missing]
     rows = [
@@ -127,7 +131,7 @@ def _outcome(
             Figure("conditions", plots.bars(shown, label="relative change of transit speed", title=title, reference=0.0),
                    "Paired with the base; BCa 95 % intervals.",
                    "; ".join(f"{r['condition']} {r['change']:+.3f}" for r in rows)),
-        ],
+        ] if len(shown) else [],
         notes=["Nothing was chosen here: the neurons come from the weights, the values from the paper."],
         extra={"neurons": {concept: found.info["neurons"] for concept, found in sets.items()}, "missing": missing},
     )  # fmt: skip

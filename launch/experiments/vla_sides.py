@@ -108,7 +108,7 @@ class Settings:
     """Settings of the experiment.
 
     Args:
-        policy: embedded policy.
+        policy: a name that `policies.load` takes; load: its options.
         tasks: that are run.
         scene_episodes, choice_episodes, test_episodes: of every task.
         layers: tried for block outputs.
@@ -122,6 +122,7 @@ class Settings:
     """
 
     policy: str = "tiny-vla"
+    load: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = CARRYING
     scene_episodes: int = 3
     choice_episodes: int = 5
@@ -161,7 +162,7 @@ class Choice:
 
     def push(self, direction: Direction, share: float) -> Add:
         """A share of the chosen strength along some direction."""
-        part = pushed(direction, self.layer, Strength(share * self.strength, self.unit), self.kind)
+        part = pushed(direction, self.layer, Strength(share * self.strength, self.unit))
         return replace(part, gate=GATES[self.gate])
 
 
@@ -232,7 +233,7 @@ def conditions(
 
 def run(spec: Sides, title: str, question: str, s: Settings, folder: Path, say: Say) -> Outcome:
     """Find, choose, test, compare."""
-    bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}")
+    bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}", s.load)
     sides = (spec.low, spec.high)
     per_side = (
         sum(len(s.layers) if kind == "block_output" else 1 for kind in spec.kinds)

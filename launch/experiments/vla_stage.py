@@ -7,8 +7,10 @@ direction without a gate, and random directions of the same norm behind the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,7 +28,7 @@ class Settings:
     """Settings of the experiment.
 
     Args:
-        policy: embedded policy.
+        policy: a name that `policies.load` takes; load: its options.
         tasks: that are run.
         words: that the direction adds.
         layer, beta, gate: where, how strongly and when (a name in `GATES`); those that `vla-speed` chose.
@@ -36,6 +38,7 @@ class Settings:
     """
 
     policy: str = "tiny-vla"
+    load: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = CARRYING
     words: str = "slowly"
     layer: int = 1
@@ -55,7 +58,7 @@ def settings(quick: bool) -> Settings:
 
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Find the direction, run it with and without the gate, and the controls."""
-    bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}")
+    bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}", s.load)
     found = conditions(s, bench.direction(bench.scenes(s.scene_episodes), s.words))
     say.plan([1.0] * len(found))
     tables = {}

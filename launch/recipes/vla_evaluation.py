@@ -17,6 +17,7 @@ from envs.tabletop.tasks import TASKS
 from launch.experiments.base import Say
 from launch.recipes.vla_data import ADVERBS
 from policies.action_tokens import ActionTokenPolicy
+from policies.base import INSTRUCTION, TASK_DESCRIPTION, Policy
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class Note:
         }
 
 
+PICTURE_SIZE = 256
+"""Edge of the pictures for policies that take any [px]: LIBERO's."""
+N_ACTION = 7
 _LEAST_WAY = 0.05
 """Way with an object in hand [m] from which it counts as carried."""
 
@@ -94,7 +98,7 @@ class Pictures(Mapping[str, np.ndarray]):
 
 
 def evaluate(
-    policy: ActionTokenPolicy,
+    policy: Policy,
     name: str,
     layouts: list[dict[str, Any]],
     seed: int,
@@ -102,26 +106,34 @@ def evaluate(
     batch: int = 25,
     max_steps: int | None = None,
     watch: Callable[[dict[str, Any]], None] | None = None,
+    say: Callable[[str], str] = str,
 ) -> list[dict[str, Any]]:
     """Run one episode per layout.
 
     Args:
+        policy: that sees pictures and hears words; what it wants beyond [-1, 1] is cut off, as LIBERO's controller does.
         layouts: options of `reset`, e.g. {"init_state_id": 3}, or {"seed": 7} for a drawn one.
         seed: of the policy's own randomness and of what the shift draws.
         shift: of the environment.
         watch: called with every observation on which the policy decides, one row at a time: pixels, agent_pos, previous_action and
-            instruction, as `encode` takes it, and besides the name of its episode and the environment's info.
+            instruction (the task's own), as `encode` takes it, and besides the name of its episode and the environment's info.
+        say: the task's instruction -> what the policy hears.
     Returns:
         per episode: success, steps, speed (mean of the tcp's [m/s]), height (mean of the tcp's while it carries, weighted by the way it
         makes sideways [m]), transit_speed (mean of the tcp's from a tenth to nine tenths of that way [m/s]), approach_speed (mean before it
         first holds something [m/s]), None where nothing was carried or nothing was approached; least_clearance (to the nearest
         obstacle [m], infinite without one), touched (an obstacle), draw_entropy_bits (mean entropy of an action token as it
-        is drawn, 0 where the likeliest is taken).
+        is drawn, 0 where the likeliest is taken; NaN of policies that do not tell it).
     """
     task = TASKS[name]
     limit = max_steps or task.max_episode_steps
     envs = [TabletopEnv(name, obs_type="state", shift=dict(shift or {})) for _ in range(min(batch, len(layouts)))]
-    rows: list[dict[str, Any]] = []
+    size, every, keep = (
+        policy.picture_size or PICTURE_SIZE,
+        getattr(policy, "n_action_steps", 1),
+        getattr(policy, "keep", None),
+    )
+    done: list[dict[str, Any]] = []
     for start in range(0, len(layouts), len(envs)):
         options = layouts[start : start + len(envs)]
         now = envs[: len(options)]
@@ -130,27 +142,34 @@ def evaluate(
             option = dict(option)
             first.append(env.reset(seed=int(option.pop("seed", seed)), options=option))
         position = [observation["agent_pos"] for observation, _ in first]
-        policy.reset([1000 * seed + start + i for i in range(len(now))], [info for _, info in first])
-        notes = [Note() for _ in now]
-        running = list(range(len(now)))
         infos = [info for _, info in first]
-        latest = np.zeros((len(now), policy.config.action_dim), np.float32)
+        told = [{**info, TASK_DESCRIPTION: say(info[TASK_DESCRIPTION])} for info in infos]
+        policy.reset([1000 * seed + start + i for i in range(len(now))], told)
+        notes = [Note() for _ in now]
+        rows = list(
+            range(len(now))
+        )  # episodes in the policy's batch; those that have ended leave it where the policy lets them
+        active = np.ones(len(rows), dtype=bool)
+        latest = np.zeros((len(now), N_ACTION), np.float32)
         for step in range(limit):
-            pixels = Pictures([now[i] for i in running], policy.config.camera_size)
-            if watch is not None and step % policy.config.n_action_steps == 0:
+            pixels = Pictures([now[i] for i in rows], size)
+            if watch is not None and step % every == 0:
                 seen = dict(pixels)
-                for row, i in enumerate(running):
+                for row in np.flatnonzero(active):
+                    i = rows[row]
                     watch(
                         {"pixels": {key: value[row] for key, value in seen.items()}, "agent_pos": position[i],
-                         "previous_action": latest[i].copy(), "instruction": first[i][1]["task_description"],
+                         "previous_action": latest[i].copy(), INSTRUCTION: first[i][1][TASK_DESCRIPTION],
                          "episode": f"{name} {start + i}", "info": infos[i]}
                     )  # fmt: skip
-            seen_now = {"pixels": pixels, "agent_pos": np.stack([position[i] for i in running])}
-            decision = policy.act(seen_now, infos=[infos[i] for i in running])
-            latest[running] = decision.action
-            for i, one, unsure in zip(running, decision.action, decision.measures["draw_entropy_bits"], strict=True):
-                notes[i].draw_entropy.append(float(unsure))
-                observation, _, success, _, info = now[i].step(one)
+            seen_now = {"pixels": pixels, "agent_pos": np.stack([position[i] for i in rows])}
+            decision = policy.act(seen_now, active, infos=[infos[i] for i in rows])
+            latest[rows] = decision.action
+            unsure = decision.measures.get("draw_entropy_bits", np.full(len(rows), np.nan))
+            for row in np.flatnonzero(active):
+                i, one = rows[row], decision.action[row]
+                notes[i].draw_entropy.append(float(unsure[row]))
+                observation, _, success, _, info = now[i].step(np.clip(one, -1.0, 1.0))
                 notes[i].held.append(bool(info["held"]))
                 notes[i].height.append(info["height"])
                 notes[i].way.append(float(np.linalg.norm(observation["agent_pos"][:2] - position[i][:2])))
@@ -159,16 +178,17 @@ def evaluate(
                 infos[i] = info
                 position[i] = observation["agent_pos"]
                 notes[i].success, notes[i].touched = bool(success), bool(info["touched"])
-            going = np.flatnonzero([not notes[i].success for i in running])
-            if len(going) < len(running):
-                policy.keep(going)
-                running = [running[i] for i in going]
-            if not running:
+                active[row] = not success
+            if not active.any():
                 break
-        rows += [{"task": name, **option, **note.row()} for option, note in zip(options, notes, strict=True)]
+            if keep is not None and not active.all():
+                going = np.flatnonzero(active)
+                keep(going)
+                rows, active = [rows[row] for row in going], np.ones(len(going), dtype=bool)
+        done += [{"task": name, **option, **note.row()} for option, note in zip(options, notes, strict=True)]
     for env in envs:
         env.close()
-    return rows
+    return done
 
 
 def assess(

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from policies.action_tokens import entropy_bits
-from policies.base import Context, Decision, Observation, SiteMap, Vocabulary
+from policies.base import INSTRUCTION, TASK_DESCRIPTION, Context, Decision, Observation, SiteMap, Vocabulary
 from policies.chunks import ChunkPolicy
 from policies.errors import BadInput, nearest
 from policies.generative import DenoiseState, GenerativePolicy, PathHook, checked_noise
-from policies.lerobot.observations import Translation, frames, stacked
+from policies.lerobot.observations import PIXELS, VECTORS, Translation, frames, stacked
 from policies.lerobot.sampler import ChunkSampler
 from policies.lerobot.types import TYPES
 from policies.site_maps import site_map_for
@@ -35,7 +35,6 @@ class Stock:
         instruction: said instead of the environment's; None says what the environment gives.
         autocast: see `ChunkSampler`.
         clip_actions: (lowest, highest) entry of an action; None leaves actions as they are.
-        context: of the adapter.
     """
 
     def __init__(
@@ -47,15 +46,20 @@ class Stock:
         instruction: str | None,
         autocast: torch.dtype | None,
         clip_actions: tuple[float, float] | None,
-        context: Context,
     ) -> None:
         self.policy, self.pre, self.post = policy, pre, post
         self.config = policy.config
         self.kind = TYPES[self.config.type]
         self.translation, self.instruction, self.clip_actions = translation, instruction, clip_actions
-        self.context = context
-        self.sampler = ChunkSampler(policy, self.kind, context, autocast)
+        self.context = Context()
+        self.sampler = ChunkSampler(policy, self.kind, self.context, autocast)
         self.tasks: list[str] = []
+
+    @property
+    def picture_size(self) -> int | None:
+        """Edge of its cameras' pictures; None if it sees none, or they differ."""
+        edges = {edge for shape in self.translation.features.values() if len(shape) == 3 for edge in shape[1:]}
+        return edges.pop() if len(edges) == 1 else None
 
     def begin(self, infos: Sequence[Mapping[str, Any]]) -> None:
         """Take each row's instruction from what `reset` said."""
@@ -64,7 +68,7 @@ class Stock:
         )
 
     def _task(self, b: int, info: Mapping[str, Any]) -> str:
-        task = self.instruction if self.instruction is not None else info.get("task_description")
+        task = self.instruction if self.instruction is not None else info.get(TASK_DESCRIPTION)
         if not isinstance(task, str):
             raise BadInput(
                 f"reset: the info of batch row {b} has no 'task_description', it has {sorted(info)}. This policy follows "
@@ -103,17 +107,19 @@ class Stock:
         return finished if self.clip_actions is None else finished.clamp(*self.clip_actions)
 
     def many(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Unbatched observations, each with its "task" -> one batch."""
-        if not inputs or not all(isinstance(entry, Mapping) for entry in inputs):
-            raise BadInput("encode expects a list of observations (mappings), each with an instruction under 'task'.")
-        batched: dict[str, Any] = {}
-        for key in inputs[0]:
-            values = [entry[key] for entry in inputs]
-            if key == "task":
-                batched[key] = tuple(values)
-            elif isinstance(values[0], Mapping):
+        """Unbatched observations, each with its "instruction" -> one batch."""
+        needed = {INSTRUCTION} if self.kind.reads_text else set()
+        if not inputs or not all(isinstance(entry, Mapping) and needed <= set(entry) for entry in inputs):
+            raise BadInput(
+                "encode expects a list of observations (mappings)"
+                + (f", each with an entry {INSTRUCTION!r}, a text." if needed else ".")
+            )
+        batched: dict[str, Any] = {"task": tuple(entry[INSTRUCTION] for entry in inputs)} if needed else {}
+        for key in (PIXELS, *VECTORS):
+            values = [entry[key] for entry in inputs if key in entry]
+            if values and isinstance(values[0], Mapping):
                 batched[key] = {name: np.stack([value[name] for value in values]) for name in values[0]}
-            else:
+            elif values:
                 batched[key] = np.stack(values)
         return self.batch(batched)
 
@@ -162,23 +168,12 @@ class LeRobotPolicy(ChunkPolicy):
     no_action_values = "LeRobot samples without gradients."
     module: ChunkSampler
 
-    def __init__(
-        self,
-        policy: Any,
-        pre: Any,
-        post: Any,
-        translation: Translation,
-        name: str = "lerobot",
-        instruction: str | None = None,
-        autocast: torch.dtype | None = None,
-        clip_actions: tuple[float, float] | None = None,
-    ) -> None:
+    def __init__(self, stock: Stock, name: str = "lerobot") -> None:
         super().__init__()
-        self.name = name
-        self.stock = Stock(policy, pre, post, translation, instruction, autocast, clip_actions, self.context)
-        self.module = self.stock.sampler
-        self.site_map = site_map_for(policy)
-        config = self.stock.config
+        self.name, self.stock = name, stock
+        self.context, self.module, self.picture_size = stock.context, stock.sampler, stock.picture_size
+        self.site_map = site_map_for(stock.policy)
+        config = stock.config
         self.chunk_size = config.chunk_size
         self.n_action_steps = config.n_action_steps
         self.action_dim = config.action_feature.shape[0]
@@ -229,7 +224,7 @@ class LeRobotPolicy(ChunkPolicy):
         return self.stock.vocabulary(site_map_for(self.stock.policy))
 
     def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
-        """Unbatched observations, each with its instruction under "task" -> one batch for `module`."""
+        """Unbatched observations, each with an entry "instruction" -> one batch for `module`."""
         return [self.stock.many(inputs)]
 
     def token_entropy(self, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -263,23 +258,12 @@ class LeRobotDenoiser(GenerativePolicy):
     no_action_values = "LeRobot samples without gradients."
     module: ChunkSampler
 
-    def __init__(
-        self,
-        policy: Any,
-        pre: Any,
-        post: Any,
-        translation: Translation,
-        name: str = "lerobot",
-        instruction: str | None = None,
-        autocast: torch.dtype | None = None,
-        clip_actions: tuple[float, float] | None = None,
-    ) -> None:
+    def __init__(self, stock: Stock, name: str = "lerobot") -> None:
         super().__init__()
-        self.name = name
-        self.stock = Stock(policy, pre, post, translation, instruction, autocast, clip_actions, self.context)
-        self.module = self.stock.sampler
-        self.site_map = site_map_for(policy)
-        config = self.stock.config
+        self.name, self.stock = name, stock
+        self.context, self.module, self.picture_size = stock.context, stock.sampler, stock.picture_size
+        self.site_map = site_map_for(stock.policy)
+        config = stock.config
         self.n_action_steps = config.n_action_steps
         self.chunk_size = getattr(config, "chunk_size", config.n_action_steps)
         self.action_dim = config.action_feature.shape[0]
@@ -335,7 +319,7 @@ class LeRobotDenoiser(GenerativePolicy):
         return self.stock.vocabulary(site_map_for(self.stock.policy))
 
     def encode(self, inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
-        """Unbatched observations, each with its instruction under "task" -> one batch, the noise of seed 0 in every row.
+        """Unbatched observations, each with an entry "instruction" -> one batch, the noise of seed 0 in every row.
 
         Activations are read at the first pass of each site: in the denoising loop that is the first step.
         """

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from policies.errors import BadArtifact, BadInput, MissingExtra, UnknownName, nearest
-from policies.lerobot.adapter import LeRobotDenoiser, LeRobotPolicy
+from policies.lerobot.adapter import LeRobotDenoiser, LeRobotPolicy, Stock
 from policies.lerobot.fast import FastTokenizer
 from policies.lerobot.memory import Estimate, check_fits, estimate, header
 from policies.lerobot.observations import Translation
@@ -99,16 +99,9 @@ def load(
         resizes=kind.resizes,
         allow_missing_cameras=allow_missing_cameras,
     )
+    stock = Stock(policy, *processors, translation, instruction, torch_dtype if mixed else None, clip_actions)
     family = LeRobotPolicy if kind.noise is None else LeRobotDenoiser
-    return family(
-        policy,
-        *processors,
-        translation,
-        name=f"lerobot:{argument}",
-        instruction=instruction,
-        autocast=torch_dtype if mixed else None,
-        clip_actions=clip_actions,
-    )
+    return family(stock, name=f"lerobot:{argument}")
 
 
 def estimate_of(argument: str, dtype: str = "float32") -> Estimate:

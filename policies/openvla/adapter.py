@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from policies.action_tokens import entropy_bits
-from policies.base import Decision, Observation, Policy, Vocabulary
+from policies.base import INSTRUCTION, TASK_DESCRIPTION, Decision, Observation, Policy, Vocabulary
 from policies.errors import BadInput, nearest
 from policies.openvla.actions import ActionBins, ActionNorm, libero_gripper
 from policies.openvla.decoding import generate
@@ -32,8 +32,8 @@ from policies.token_texts import token_texts
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PIXELS, INSTRUCTION = "pixels", "task_description"
-"""Keys of LeRobot's form: pictures in the observation, the instruction in the infos of `reset`."""
+PIXELS = "pixels"
+"""Key of LeRobot's form."""
 ENCODE_BATCH_SIZE = 8
 
 
@@ -81,7 +81,9 @@ class OpenVLAPolicy(Policy):
     # ---- the loop
 
     def _reset(self, seeds: list[int], infos: Sequence[Mapping[str, Any]]) -> None:
-        instructions = [self._instruction(info, f"the info of batch row {b}") for b, info in enumerate(infos)]
+        instructions = [
+            self._instruction(info, TASK_DESCRIPTION, f"the info of batch row {b}") for b, info in enumerate(infos)
+        ]
         self._prompts = self.reader.batch(instructions)
         self._rngs = [np.random.default_rng([seed, 1]) for seed in seeds]
 
@@ -152,19 +154,19 @@ class OpenVLAPolicy(Policy):
     def _pixel_values(self, pictures: np.ndarray) -> torch.Tensor:
         return pixel_values(pictures, self.module.config.image_size, self.options)
 
-    def _instruction(self, source: Mapping[str, Any], where: str) -> str:
-        if not isinstance(source.get(INSTRUCTION), str):
+    def _instruction(self, source: Mapping[str, Any], key: str, where: str) -> str:
+        if not isinstance(source.get(key), str):
             raise BadInput(
-                f"{self.name}: {where} has no {INSTRUCTION!r} (a string), it has {sorted(source)}. Say what to do, e.g. "
-                f"reset(seeds, [{{{INSTRUCTION!r}: 'pick up the bowl'}}])."
+                f"{self.name}: {where} has no {key!r} (a string), it has {sorted(source)}. Say what to do, e.g. "
+                f"{key!r}: 'pick up the bowl'."
             )
-        return str(source[INSTRUCTION])
+        return str(source[key])
 
     def encode(self, inputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Turn observations into keyword batches for `module`, padded on the left.
 
         Args:
-            inputs: unbatched mappings with "pixels" (camera -> (H, W, 3) uint8) and "task_description" (str).
+            inputs: unbatched mappings with "pixels" (camera -> (H, W, 3) uint8) and "instruction" (str).
         Returns:
             batches of up to 8 rows: `input_ids`, `attention_mask` (B, N) int64 and `pixel_values` (B, 6, S, S) float32.
         """
@@ -178,7 +180,9 @@ class OpenVLAPolicy(Policy):
         for start in range(0, len(inputs), ENCODE_BATCH_SIZE):
             rows = inputs[start : start + ENCODE_BATCH_SIZE]
             pixels = torch.cat([self._pixel_values(self._pictures(row)[None]) for row in rows])
-            prompts = self.reader.batch([self._instruction(row, f"input {start + i}") for i, row in enumerate(rows)])
+            prompts = self.reader.batch(
+                [self._instruction(row, INSTRUCTION, f"input {start + i}") for i, row in enumerate(rows)]
+            )
             batches.append(
                 {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, "pixel_values": pixels}
             )

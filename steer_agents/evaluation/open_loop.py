@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.base import Policy
+from policies.base import INSTRUCTION, TASK_DESCRIPTION, Policy
 from policies.errors import BadInput
 from steer_agents.evaluation.intervals import Interval, mean_interval
 from steer_agents.steerer import Part, steer
@@ -72,18 +72,17 @@ def open_loop(
     infos: Sequence[Mapping[str, Any]] | None = None,
     seed: int = 0,
     batch_size: int = 25,
-    instruction_key: str = "instruction",
 ) -> OpenLoop:
     """Ask about every scene twice, with and without parts; every scene is the first of its episode to the policy.
 
     Args:
         policy: that is steered; what is attached to it already stays, on both sides.
-        scenes: n observations without a batch axis, such as `record_scenes` gives, each with its instruction.
+        scenes: n observations without a batch axis, such as `record_scenes` gives, each with its "instruction", which
+            `reset` is told as "task_description".
         parts: as `steer` takes them.
         infos: n infos of the environment, for gates on what it measures.
         seed: of the policy's own noise and draws, the same on both sides; scene i has seed + i.
         batch_size: scenes asked about at once.
-        instruction_key: the entry that holds the instruction, which `reset` is told as "task_description".
     Raises:
         BadInput: no scenes, no parts, or not one info per scene.
     """
@@ -94,7 +93,7 @@ def open_loop(
     base, steered = [], []
     for start in range(0, len(scenes), batch_size):
         some = slice(start, start + batch_size)
-        asked = (policy, scenes[some], None if infos is None else infos[some], seed + start, instruction_key)
+        asked = (policy, scenes[some], None if infos is None else infos[some], seed + start)
         base.append(_planned(*asked))
         with steer(policy, *parts):
             steered.append(_planned(*asked))
@@ -102,11 +101,13 @@ def open_loop(
 
 
 def _planned(
-    policy: Policy, scenes: Sequence[Mapping[str, Any]], infos: Sequence[Mapping[str, Any]] | None, seed: int, key: str
+    policy: Policy, scenes: Sequence[Mapping[str, Any]], infos: Sequence[Mapping[str, Any]] | None, seed: int
 ) -> np.ndarray:
     """(B, H, A) of one plan."""
-    policy.reset([seed + i for i in range(len(scenes))], [{"task_description": scene.get(key)} for scene in scenes])
-    observation = _stacked([{name: value for name, value in scene.items() if name != key} for scene in scenes])
+    policy.reset(
+        [seed + i for i in range(len(scenes))], [{TASK_DESCRIPTION: scene.get(INSTRUCTION)} for scene in scenes]
+    )
+    observation = _stacked([{name: value for name, value in scene.items() if name != INSTRUCTION} for scene in scenes])
     steps = int(getattr(policy, "n_action_steps", 1))
     actions = [np.asarray(policy.act(observation, infos=infos).action) for _ in range(steps)]
     return np.stack([action.reshape(len(scenes), -1) for action in actions], axis=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from launch.experiments import (
     vla_stage,
 )
 from launch.experiments.base import Say
+from launch.experiments.subjects import Subject
 from launch.experiments.vla_sides import Settings
 from policies.errors import BadInput
 from steer_agents.direction import Direction
@@ -60,8 +60,11 @@ class World:
         self.rule, self.asked = rule, []
         self.conditions: dict[str, vla.Condition] = {}
         self.policy: Any = None
+        self.subject, self.folder = Subject(), Path()
+        self.made: list[tuple[Any, ...]] = []
 
-    def __call__(self, *_: Any) -> World:
+    def __call__(self, *args: Any) -> World:
+        self.made.append(args)
         return self
 
     def scenes(self, episodes: int, first_seed: int = 0) -> list[Any]:
@@ -164,9 +167,9 @@ def test_layouts_differ_between_tasks_and_finished_conditions_are_kept(
     calls = []
 
     def evaluate(
-        policy: Any, task: str, layouts: list[dict[str, int]], seed: int, watch: Any = None
+        policy: Any, task: str, layouts: list[dict[str, int]], seed: int, say: Any = None
     ) -> list[dict[str, Any]]:
-        calls.append((task, [one["seed"] for one in layouts], policy.adverb))
+        calls.append((task, [one["seed"] for one in layouts], say("do it")))
         return [{"task": task, "seed": one["seed"], "success": True, "steps": 3, "speed": 0.1, "height": None,
                  "transit_speed": None, "approach_speed": 0.1, "least_clearance": math.inf, "touched": False, "draw_entropy_bits": 0.0}
                 for one in layouts]  # fmt: skip
@@ -174,8 +177,8 @@ def test_layouts_differ_between_tasks_and_finished_conditions_are_kept(
     monkeypatch.setattr(vla, "evaluate", evaluate)
     condition = vla.Condition("said", "other", adverb="slowly")
     table = bench.episodes(condition, 500, 2)
-    assert calls == [("PressButton", [500, 501], "slowly"), ("CloseDrawer", [600, 601], "slowly")]
-    assert bench.policy.adverb == ""
+    assert calls == [("PressButton", [500, 501], "do it slowly"), ("CloseDrawer", [600, 601], "do it slowly")]
+    assert vla.Bench("tiny-vla", (), tmp_path, instruction="stop").said("do it", "slowly") == "stop slowly"
     assert table["seed"].is_unique
     assert table["transit_speed"].isna().all()
     pd.testing.assert_frame_equal(bench.episodes(condition, 500, 2), table)
@@ -233,8 +236,8 @@ def test_entropy_is_steered_at_temperature_one_and_judged_beside_other_temperatu
     assert "Temperature 1.4 does +0 bits" in found.verdict
 
 
-def test_only_policies_that_say_action_tokens(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="action tokens"):
+def test_only_policies_that_see_pictures_and_hear_words(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="pictures and hear words"):
         vla.Bench("flow-weak", ("PressButton",), tmp_path)
 
 
@@ -304,13 +307,12 @@ def test_a_glass_is_touched_less_or_it_is_told(
         return table.assign(steps=steps if raised else 50)
 
     world = World(rule)
-    world.policy, world.folder = SimpleNamespace(instruction=None), tmp_path
     monkeypatch.setattr(vla_glass, "Bench", world)
     found = vla_glass.run(vla_glass.settings(True), tmp_path, Say())
     broken = [bar.name for bar in found.bars if not bar.holds]
     assert len(broken) == len(short)
     assert all(text in name for text, name in zip(short, broken, strict=True))
-    assert world.policy.instruction == vla_glass.INSTRUCTION
+    assert world.made[-1][-1] == vla_glass.INSTRUCTION
     gates = {name: one.part.gate.describe()["gate"] for name, one in world.conditions.items() if one.part is not None}
     assert gates.pop("raised always") == "Always"
     assert set(gates.values()) == {"Measured"}

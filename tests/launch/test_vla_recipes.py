@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 
 import policies
@@ -107,12 +106,13 @@ def test_the_expert_of_an_evaluation_succeeds_and_batches_shrink(monkeypatch: py
     sizes: list[int] = []
 
     class Scripted:
-        config = tiny_models.tiny("tiny-vla").config
+        picture_size, n_action_steps = 64, 4
 
         def reset(self, seeds: list[int], infos: Any) -> None:
             self.experts = [make_expert(env, seed=0) for env in made]
 
-        def act(self, observation: Any, infos: Any) -> Any:
+        def act(self, observation: Any, active: np.ndarray, infos: Any) -> Any:
+            assert active.all()
             sizes.append(len(observation["agent_pos"]))
             assert [info["task"] for info in infos] == ["PutRedBlockOnPlate"] * sizes[-1]
             actions = np.stack([expert.act() for expert in self.experts])

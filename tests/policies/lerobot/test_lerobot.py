@@ -55,7 +55,7 @@ def raw(policy: Any, rows: int = 3) -> list[dict[str, Any]]:
         {
             "pixels": {camera: seen["pixels"][camera][row] for camera in CAMERAS},
             "agent_pos": seen["agent_pos"][row],
-            "task": TASKS[row],
+            "instruction": TASKS[row],
         }
         for row in range(rows)
     ]

@@ -41,7 +41,7 @@ def test_a_sharded_checkpoint_loads_key_for_key(checkpoint: Checkpoint, model: O
     assert not loaded.module.training
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in loaded.module.parameters())
     rows = [
-        {"pixels": {"image": np.full((30, 40, 3), 90 * i, np.uint8)}, "task_description": "pick up the bowl"}
+        {"pixels": {"image": np.full((30, 40, 3), 90 * i, np.uint8)}, "instruction": "pick up the bowl"}
         for i in range(2)
     ]
     (batch,) = loaded.encode(rows)

@@ -48,7 +48,7 @@ def act(policy: OpenVLAPolicy, rows: list[int] | None = None) -> dict[str, np.nd
 def test_the_loop_on_a_cache_gives_the_argmax_of_full_passes(policy: OpenVLAPolicy) -> None:
     answer = act(policy)
     pictures = observation()["pixels"]["image"]
-    rows = [{**info, "pixels": {"image": picture}} for info, picture in zip(infos(), pictures, strict=True)]
+    rows = [{"instruction": TASKS[i], "pixels": {"image": picture}} for i, picture in enumerate(pictures)]
     (batch,) = policy.encode(rows)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     masses = []
@@ -70,7 +70,7 @@ def test_the_loop_on_a_cache_gives_the_argmax_of_full_passes(policy: OpenVLAPoli
 
 def test_token_entropy_is_that_of_the_first_token(policy: OpenVLAPolicy) -> None:
     pictures = observation()["pixels"]["image"]
-    scenes = [{"pixels": {"image": pictures[i]}, **infos()[i]} for i in range(len(pictures))]
+    scenes = [{"pixels": {"image": picture}, "instruction": TASKS[i]} for i, picture in enumerate(pictures)]
     found = policy.token_entropy(policy.encode(scenes)[0])
     assert found.shape == (len(pictures), 1)
     np.testing.assert_allclose(found[:, 0], act(policy)["token_entropy_bits"][:, 0], atol=1e-4)
@@ -146,7 +146,7 @@ def test_a_blind_model_fails_the_guard(policy: OpenVLAPolicy) -> None:
 
 
 def test_image_tokens_and_pictures_must_come_together(policy: OpenVLAPolicy) -> None:
-    (batch,) = policy.encode([{**infos([0])[0], "pixels": {"image": observation([0])["pixels"]["image"][0]}}])
+    (batch,) = policy.encode([{"instruction": TASKS[0], "pixels": {"image": observation([0])["pixels"]["image"][0]}}])
     with pytest.raises(BadInput, match=r"expected 0 image tokens in each row without a picture, got \[4\]"):
         policy.module(batch["input_ids"])
     words = batch["input_ids"][batch["input_ids"] < 100][None]
@@ -406,7 +406,7 @@ def test_a_reset_without_an_instruction_is_refused(policy: OpenVLAPolicy) -> Non
 
 def test_encode_takes_pictures_with_instructions(policy: OpenVLAPolicy) -> None:
     picture = observation([0])["pixels"]["image"][0]
-    rows = [{"pixels": {"image": picture}, "task_description": task} for task in TASKS] * 3
+    rows = [{"pixels": {"image": picture}, "instruction": task} for task in TASKS] * 3
     batches = policy.encode(rows)
     assert [len(batch["input_ids"]) for batch in batches] == [8, 1]
     h = sa.rows(steerable(policy), batches, Site(layer=1, tokens="last"))["language.1.block_output"]
@@ -414,7 +414,7 @@ def test_encode_takes_pictures_with_instructions(policy: OpenVLAPolicy) -> None:
     torch.testing.assert_close(h[0], h[3], atol=1e-4, rtol=1e-4)
     image = sa.rows(steerable(policy), batches, Site(layer=1, tokens="image"))["language.1.block_output"]
     assert image.shape == (9 * PATCHES, 32)
-    with pytest.raises(BadInput, match="encode takes a list of mappings with 'pixels' and 'task_description', got str"):
+    with pytest.raises(BadInput, match="encode takes a list of mappings with 'pixels' and 'instruction', got str"):
         policy.encode(["pick up the bowl"])
 
 
