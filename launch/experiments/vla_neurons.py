@@ -86,6 +86,12 @@ def _set(bench: Bench, neurons: Direction, value: float) -> SetNeurons:
     return SetNeurons(neurons, values=value, site=replace(neurons.site, tokens=bench.subject.neuron_tokens))
 
 
+def _told(value: float, between: tuple[float, float] | None = None) -> str:
+    if np.isnan(value):
+        return "nothing was carried"
+    return f"{100 * value:+.0f} %" + (f" ({100 * between[0]:+.0f} to {100 * between[1]:+.0f})" if between else "")
+
+
 def _outcome(
     s: Settings, sets: dict[str, Direction], missing: list[str], conditions: list[Condition], tables: dict[str, pd.DataFrame],
     changes: dict[str, Change],
@@ -105,9 +111,9 @@ def _outcome(
                     f"beyond all {len(random)} random sets ({min(told):+.2f} to {max(told):+.2f})", holds)
             )  # fmt: skip
             words.append(
-                f"{len(found.info['neurons'])} neurons that say '{concept}' ({says}) at {value:g}: {100 * own.value:+.0f} % "
-                f"({100 * own.low:+.0f} to {100 * own.high:+.0f}), success {own.success:+.2f}; {len(random)} random sets "
-                f"{100 * min(told):+.0f} to {100 * max(told):+.0f} %, of which it is beyond {beaten}."
+                f"{len(found.info['neurons'])} neurons that say '{concept}' ({says}) at {value:g}: "
+                f"{_told(own.value, (own.low, own.high))}, success {own.success:+.2f}; {len(random)} random sets: "
+                f"{_told(min(told))} to {_told(max(told))}, of which it is beyond {beaten}."
             )
     words += [f"No neuron says {text}" for text in missing]
     rows = [
