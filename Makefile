@@ -27,8 +27,8 @@ $(STAMP): requirements.lock pyproject.toml tools/find_python.sh
 	@$(RUN)/uv pip install --quiet --python $(RUN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP) ## steer a real language model in a bandit and write a report (about 5 minutes)
-	@$(RUN)/steer-agents experiment run east-lockin --quick
+demo: $(STAMP) ## steer a language agent, a VLA and two flow policies, and write a report with films (about 5 minutes)
+	@$(RUN)/steer-agents experiment run demo
 
 test: $(STAMP) ## run the tests
 	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not slow"

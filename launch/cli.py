@@ -15,6 +15,7 @@ from typing import Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from policies.errors import BadInput, SteerError
@@ -566,6 +567,5 @@ def main() -> None:
 
 
 def _plain(text: str) -> str:
-    from rich.markup import escape
 
     return escape(text)

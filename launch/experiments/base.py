@@ -5,7 +5,7 @@ is listed in `registry.py`, and `steer-agents experiment run NAME` writes its ou
 
     results.json      settings, environment, conditions, bars (name, value, interval, bound, holds), verdict
     episodes.parquet  one row per episode: condition, seed, episode, errored and the measures
-    *.png             plots
+    *.png, *.mp4      plots and films
     report.html       all of it, self-contained
 """
 
@@ -44,6 +44,16 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Film:
+    """A film: its file name, the mp4, what it shows and what it says to those who cannot see it."""
+
+    name: str
+    mp4: bytes
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What an experiment found.
 
@@ -52,7 +62,7 @@ class Outcome:
         bars: bounds and whether they hold.
         episodes: one row per episode, with at least condition, seed, episode, errored.
         conditions: one row per condition, as shown.
-        figures: plots.
+        figures: plots; films: above them.
         notes: limits of the result.
     """
 
@@ -63,6 +73,7 @@ class Outcome:
     episodes: pd.DataFrame
     conditions: pd.DataFrame
     figures: list[Figure] = field(default_factory=list)
+    films: list[Film] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -173,6 +184,8 @@ def write_outcome(
     write_table(folder / "episodes.parquet", outcome.episodes)
     for figure in outcome.figures:
         write_bytes(folder / f"{figure.name}.png", figure.png)
+    for film in outcome.films:
+        write_bytes(folder / f"{film.name}.mp4", film.mp4)
     write_report(
         folder / "report.html",
         title=outcome.title,
@@ -181,6 +194,7 @@ def write_outcome(
         bars=outcome.bars,
         conditions=outcome.conditions,
         figures=[(figure.png, figure.caption, figure.alt) for figure in outcome.figures],
+        films=[(film.mp4, film.caption, film.alt) for film in outcome.films],
         config=dataclasses.asdict(settings),
         command=command,
         notes=outcome.notes,

@@ -167,23 +167,28 @@ def _one(policy: Any, n_arms: int, s: Settings, folder: Path, say: Say) -> _Part
     choice = choose(bench, direction)
     direction.save(folder / f"east-k{n_arms}.safetensors")
     say.note(f"layer {choice.layer} of {bench.target.depth()}, alpha {choice.alpha:g}")
-    runs: dict[str, Rollout] = {}
     found = conditions(bench, choice, direction, recording, s)
+    return _summary(n_arms, choice, found, run_all(bench, found, s, folder, say), s)
+
+
+def run_all(bench: Bench, found: list[Condition], s: Settings, folder: Path, say: Say) -> dict[str, Rollout]:
+    """Every condition on the same test episodes."""
+    runs: dict[str, Rollout] = {}
     for condition in found:
-        say.stage(f"K={n_arms}: {s.episodes} episodes, {condition.name}")
+        say.stage(f"K={bench.n_arms}: {s.episodes} episodes, {condition.name}")
         runs[condition.name] = rollout(
-            f"SteerAgents/BanditLockIn{n_arms}-v0",
-            policy,
+            f"SteerAgents/BanditLockIn{bench.n_arms}-v0",
+            bench.policy,
             condition.steerer,
             episodes=s.episodes,
-            seed=s.seed + s.test_seeds[n_arms],
+            seed=s.seed + s.test_seeds[bench.n_arms],
             num_envs=min(s.num_envs, s.episodes),
-            run=folder / f"rollouts-{settings_key(s)}" / f"k{n_arms}-{condition.name.replace(' ', '-')}",
+            run=folder / f"rollouts-{settings_key(s)}" / f"k{bench.n_arms}-{condition.name.replace(' ', '-')}",
             measures=episode_measures,
-            condition=f"K={n_arms} {condition.name}",
+            condition=f"K={bench.n_arms} {condition.name}",
         )
         say.note(_line(runs[condition.name].episodes))
-    return _summary(n_arms, choice, found, runs, s)
+    return runs
 
 
 def _line(episodes: pd.DataFrame) -> str:

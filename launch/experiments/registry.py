@@ -14,6 +14,7 @@ class Entry:
 
 
 EXPERIMENTS: dict[str, Entry] = {
+    "demo": Entry("launch.experiments.demo", "all three channels in one report with films (`make demo`)"),
     "east-lockin": Entry(
         "launch.experiments.east_lockin",
         "EAST frees a language model that is locked into the worst arm of a bandit (closed loop, with all controls)",

@@ -10,6 +10,8 @@ from policies.flow.config import FlowConfig
 from policies.flow.model import ChunkDenoiser
 
 KIND = "chunk-denoiser"
+NOISE_POLICIES = Path(__file__).parent / "noise"
+"""Learned noise policies that are shipped, for `steer_agents.noise.NoisePolicy.load`."""
 
 
 def save(network: ChunkDenoiser, path: str | Path) -> None:

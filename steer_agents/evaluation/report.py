@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from steer_agents.evaluation.intervals import Interval
 from steer_agents.runs import environment_record, jsonable, write_text
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_MP4 = b"ftyp"
 
 Figure = tuple[str | Path | bytes, str, str]
-"""(path of a PNG file or its bytes, caption, alternative text)."""
+"""(path of a PNG file (of an mp4 for films) or its bytes, caption, alternative text)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def write_report(
     bars: Sequence[Bar | Mapping[str, Any]],
     conditions: pd.DataFrame,
     figures: Sequence[Figure] = (),
+    films: Sequence[Figure] = (),
     config: Mapping[str, Any] | None = None,
     command: str = "",
     notes: str | Sequence[str] = (),
@@ -71,12 +73,13 @@ def write_report(
         bars: what was set beforehand; `Bar`s or dicts of the same keys.
         conditions: one row per condition, columns as they shall be shown.
         figures: plots in order.
+        films: mp4 files in the same form, shown before the plots.
         config: resolved configuration, shown as JSON.
         command: that reproduces the result.
         notes: paragraphs of limitations and remarks.
         environment: of the run; None records this process's.
     Raises:
-        BadInput: a bar with wrong keys, a figure that is not a PNG, or one without caption or alternative text.
+        BadInput: a bar with wrong keys, a figure that is not a PNG, a film that is no mp4, or one without caption or alternative text.
     """
     checked = [_bar(bar) for bar in bars]
     environment = environment_record() if environment is None else environment
@@ -97,7 +100,8 @@ def write_report(
         columns=[str(name) for name in conditions.columns],
         numeric=[pd.api.types.is_numeric_dtype(dtype) for dtype in conditions.dtypes],
         rows=[[show(value) for value in row] for row in conditions.itertuples(index=False)],
-        figures=[_figure(figure) for figure in figures],
+        figures=[_embedded(figure, "figure", "PNG image", lambda data: data.startswith(_PNG)) for figure in figures],
+        films=[_embedded(film, "film", "mp4 film", lambda data: data[4:8] == _MP4) for film in films],
         config=json.dumps(jsonable(config or {}), indent=2, ensure_ascii=False),
         versions=_versions(environment),
         command=command,
@@ -140,13 +144,13 @@ def _bar(bar: Bar | Mapping[str, Any]) -> Bar:
     return Bar(**{**bar, "holds": None if bar["holds"] is None else bool(bar["holds"])})
 
 
-def _figure(figure: Figure) -> dict[str, str]:
+def _embedded(figure: Figure, what: str, kind: str, fits: Callable[[bytes], bool]) -> dict[str, str]:
     source, caption, alt = figure
     if not caption.strip() or not alt.strip():
-        raise BadInput(f"report figure: caption and alternative text are needed, got {caption!r} and {alt!r}.")
+        raise BadInput(f"report {what}: caption and alternative text are needed, got {caption!r} and {alt!r}.")
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if not data.startswith(_PNG):
-        raise BadInput(f"report figure {caption!r}: expected a PNG image, got data that begin with {data[:8]!r}.")
+    if not fits(data):
+        raise BadInput(f"report {what} {caption!r}: expected a {kind}, got data that begin with {data[:8]!r}.")
     return {"data": base64.b64encode(data).decode("ascii"), "caption": caption, "alt": alt}
 
 

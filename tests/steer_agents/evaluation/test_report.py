@@ -47,6 +47,7 @@ class Page(HTMLParser):
         return [text for name, text in self.texts if name == tag]
 
 
+MP4 = b"\x00\x00\x00\x18ftypisom" + bytes(8)
 PNG = bars_plot(
     pd.DataFrame({"name": ["base"], "value": [0.5], "low": [0.4], "high": [0.6], "role": ["base"]}),
     label="x",
@@ -112,6 +113,14 @@ def test_plots_are_embedded_whole_with_alternative_text(tmp_path: Path) -> None:
     assert image["alt"] == "Alt."
 
 
+def test_films_are_embedded_whole_with_a_label(tmp_path: Path) -> None:
+    page = Page(report(tmp_path / "report.html", films=[(MP4, "Twice.", "Two arms.")]))
+    film = {name: value for tag, name, value in page.attributes if tag == "video"}
+    assert base64.b64decode(film["src"].removeprefix("data:video/mp4;base64,")) == MP4
+    assert film["aria-label"] == "Two arms."
+    assert "Twice." in page.within("figcaption")
+
+
 def test_text_is_escaped(tmp_path: Path) -> None:
     conditions = pd.DataFrame({"<i>name</i>": ["<b>&</b>"]})
     text = report(tmp_path / "report.html", title="a < b & c", conditions=conditions, config={"x": "</pre>"})
@@ -146,6 +155,8 @@ def test_the_environment_of_the_run_can_be_given(tmp_path: Path) -> None:
 def test_a_report_that_is_refused_leaves_no_file(tmp_path: Path) -> None:
     for changes in (
         {"figures": [(b"GIF89a", "c", "a")]},
+        {"films": [(PNG, "c", "a")]},
+        {"films": [(MP4, "", "a")]},
         {"figures": [(PNG, "c", " ")]},
         {"bars": [{"name": "x", "value": 1, "interval": None, "bound": 1, "hold": True}]},
         {"bars": [{"name": "x"}]},
