@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from policies import temperature
 from policies.base import INSTRUCTION, TASK_DESCRIPTION, Observation
 from policies.chunks import ChunkPolicy
-from policies.errors import BadInput, nearest
+from policies.errors import BadInput
 
 N_AGENT_POS = 8
 
@@ -81,13 +82,7 @@ class ActionTokenPolicy(ChunkPolicy):
 
     def set_decision(self, **settings: Any) -> dict[str, Any]:
         """Change `temperature`: 0 takes the likeliest bin, above 0 draws. Returns the previous value."""
-        for name, value in settings.items():
-            if name != "temperature":
-                raise BadInput(f"{self.name} has no decision setting {name!r}{nearest(name, ['temperature'])}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise BadInput(f"temperature: got {value!r}, allowed is a finite number from 0.")
-        previous = dict.fromkeys(settings, self.temperature)
-        self.temperature = float(settings.get("temperature", self.temperature))
+        self.temperature, previous = temperature.changed(self.name, self.temperature, settings)
         return previous
 
     def spoken(self, description: object) -> Any:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from policies import temperature
 from policies.action_tokens import entropy_bits
 from policies.base import INSTRUCTION, TASK_DESCRIPTION, Context, Decision, Observation, SiteMap, Vocabulary
 from policies.chunks import ChunkPolicy
-from policies.errors import BadInput, nearest
+from policies.errors import BadInput
 from policies.generative import DenoiseState, GenerativePolicy, PathHook, checked_noise
 from policies.lerobot.observations import PIXELS, VECTORS, Translation, frames, stacked
 from policies.lerobot.sampler import ChunkSampler
@@ -211,13 +212,7 @@ class LeRobotPolicy(ChunkPolicy):
         """Change pi0-FAST's temperature, a finite number of at least 0; returns the previous value."""
         if self._temperature is None:
             return super().set_decision(**settings)
-        for name, value in settings.items():
-            if name != "temperature":
-                raise BadInput(f"{self.name} has no decision setting {name!r}{nearest(name, ['temperature'])}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise BadInput(f"{self.name}: temperature must be a finite number of at least 0, got {value!r}.")
-        previous = dict.fromkeys(settings, self._temperature)
-        self._temperature = float(settings.get("temperature", self._temperature))
+        self._temperature, previous = temperature.changed(self.name, self._temperature, settings)
         return previous
 
     def vocabulary(self) -> Vocabulary | None:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from policies import temperature
 from policies.base import Decision, Observation, Policy, SiteMap, Vocabulary
 from policies.errors import BadInput, nearest
 from policies.llm_agent.batching import left_padded, with_positions
-from policies.llm_agent.config import LLMAgentConfig, check_temperature
+from policies.llm_agent.config import LLMAgentConfig
 from policies.llm_agent.prefix_cache import PrefixCache
 from policies.llm_agent.prompts import (
     PROMPT_FORMATS,
@@ -167,12 +168,7 @@ class LLMAgent(Policy):
         Returns:
             the previous value, under the same name.
         """
-        for name in settings:
-            if name != "temperature":
-                raise BadInput(f"{self.name} has no decision setting {name!r}{nearest(name, ['temperature'])}")
-        previous = dict.fromkeys(settings, self._temperature)
-        if "temperature" in settings:
-            self._temperature = check_temperature(settings["temperature"])
+        self._temperature, previous = temperature.changed(self.name, self._temperature, settings, greedy=False)
         return previous
 
     def vocabulary(self) -> Vocabulary:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
+from policies import temperature
 from policies.errors import BadInput, nearest
 
 READOUTS = ("forced_choice", "sampled")
@@ -49,7 +50,7 @@ class LLMAgentConfig:
     def __post_init__(self) -> None:
         if self.readout not in READOUTS:
             raise BadInput(f"LLMAgentConfig: readout {self.readout!r} is unknown{nearest(self.readout, READOUTS)}")
-        check_temperature(self.temperature)
+        temperature.checked(self.temperature, greedy=False)
         if self.keep_decision and not self.reuse_prefix:
             raise BadInput("LLMAgentConfig: keep_decision=True needs reuse_prefix=True; without reuse nothing is kept.")
         for name in ("n_completions", "max_new_tokens"):
@@ -84,17 +85,3 @@ class LLMAgentConfig:
                 extra = ["device", "dtype", "trust_remote_code"]
                 raise BadInput(f"llm: option {name!r} is unknown{nearest(name, [*allowed, *extra])}")
         return cls(**options)
-
-
-def check_temperature(temperature: object) -> float:
-    """Return the temperature as a float.
-
-    Raises:
-        BadInput: it is not a finite number greater than 0.
-    """
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
-        raise BadInput(
-            f"temperature must be a finite number greater than 0, got {temperature!r}; "
-            "use a small one such as 0.01 for nearly greedy choices."
-        )
-    return float(temperature)

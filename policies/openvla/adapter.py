@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from policies import temperature
 from policies.action_tokens import entropy_bits
 from policies.base import INSTRUCTION, TASK_DESCRIPTION, Decision, Observation, Policy, Vocabulary
 from policies.errors import BadInput, nearest
@@ -25,7 +26,7 @@ from policies.openvla.actions import ActionBins, ActionNorm, libero_gripper
 from policies.openvla.decoding import generate
 from policies.openvla.images import pixel_values
 from policies.openvla.model import OpenVLAModel
-from policies.openvla.options import OpenVLAOptions, check_temperature
+from policies.openvla.options import OpenVLAOptions
 from policies.openvla.prompts import PromptReader
 from policies.token_texts import token_texts
 
@@ -214,12 +215,7 @@ class OpenVLAPolicy(Policy):
         Returns:
             the previous value, under the same name.
         """
-        for name in settings:
-            if name != "temperature":
-                raise BadInput(f"{self.name} has no decision setting {name!r}{nearest(name, ['temperature'])}")
-        previous = dict.fromkeys(settings, self._temperature)
-        if "temperature" in settings:
-            self._temperature = check_temperature(settings["temperature"])
+        self._temperature, previous = temperature.changed(self.name, self._temperature, settings)
         return previous
 
     def describe(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from policies import temperature
 from policies.errors import BadInput, nearest
 
 GRIPPERS = ("as_is", "libero")
@@ -46,7 +47,7 @@ class OpenVLAOptions:
             raise BadInput(f"OpenVLAOptions: gripper {self.gripper!r} is unknown{nearest(self.gripper, GRIPPERS)}")
         if self.crop_area is not None and not 0 < self.crop_area <= 1:
             raise BadInput(f"OpenVLAOptions: crop_area must be a share in (0, 1], got {self.crop_area!r}; LIBERO: 0.9.")
-        check_temperature(self.temperature)
+        temperature.checked(self.temperature)
 
     @classmethod
     def from_preset(cls, preset: str, options: dict[str, Any]) -> OpenVLAOptions:
@@ -63,15 +64,3 @@ class OpenVLAOptions:
                 extra = ["preset", "device", "dtype", "quantize", "check_image", "allow_too_large"]
                 raise BadInput(f"openvla: option {name!r} is unknown{nearest(name, [*allowed, *extra])}")
         return cls(**{**PRESETS[preset], **options})
-
-
-def check_temperature(temperature: object) -> float:
-    """Return the temperature as a float.
-
-    Raises:
-        BadInput: it is not a finite number of at least 0.
-    """
-    number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
-    if not number or not 0 <= temperature < float("inf"):  # type: ignore[operator]
-        raise BadInput(f"temperature must be a finite number of at least 0, got {temperature!r}; 0 is greedy.")
-    return float(temperature)  # type: ignore[arg-type]

@@ -1,0 +1,44 @@
+"""The one decision setting of policies that draw tokens: checked and changed in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from policies.errors import BadInput, nearest
+
+
+def checked(temperature: object, greedy: bool = True) -> float:
+    """The temperature as a float.
+
+    Args:
+        greedy: 0 is allowed, and takes the likeliest.
+    Raises:
+        BadInput: it is not a finite number of at least (or, where 0 means nothing, above) 0.
+    """
+    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if number and 0 <= temperature < float("inf") and (greedy or temperature > 0):  # type: ignore[operator]
+        return float(temperature)  # type: ignore[arg-type]
+    raise BadInput(
+        f"temperature must be a finite number of at least 0, got {temperature!r}; 0 is greedy."
+        if greedy
+        else f"temperature must be a finite number greater than 0, got {temperature!r}; use a small one such as 0.01 for nearly "
+        "greedy choices."
+    )
+
+
+def changed(who: str, now: float, settings: Mapping[str, Any], greedy: bool = True) -> tuple[float, dict[str, Any]]:
+    """What `Policy.set_decision` does where the temperature is all there is to set.
+
+    Args:
+        who: name of the policy; now: its temperature; settings: as `set_decision` got them.
+    Returns:
+        the new temperature, and the previous values of what was set.
+    Raises:
+        BadInput: another setting, or a temperature that is none.
+    """
+    for name in settings:
+        if name != "temperature":
+            raise BadInput(f"{who} has no decision setting {name!r}{nearest(name, ['temperature'])}")
+    new = checked(settings["temperature"], greedy) if "temperature" in settings else now
+    return new, dict.fromkeys(settings, now)
