@@ -1,4 +1,4 @@
-"""The command line: `steer-agents list | demos | experiment | rollout | compare | find | neurons | show | doctor`.
+"""The command line: `steer-agents list | demos | experiment | rollout | compare | find | neurons | show | reward | train | doctor`.
 
 Every command prints tables for people; `--json` prints the same for programs. A mistake in what was asked gives one clear
 message and exit status 2, never a traceback.
@@ -459,6 +459,27 @@ def show(path: tyro.conf.Positional[Path], /, json: bool = False) -> None:
         return
     model = ", ".join(f"{name} {value}" for name, value in direction.model.items())
     _print(rows, f"{path}: {direction.method}; made on {model or 'an unknown model'}", False)
+
+
+@app.command(name="reward")
+def reward(
+    path: tyro.conf.Positional[Path | None] = None, /, task: str | None = None, seed: int = 0, json: bool = False
+) -> None:
+    """Check a reward program and show what it asks; without one, print the language.
+
+    Args:
+        path: a YAML or JSON file, see steer_agents/guidance/README.md.
+        task: of the tabletop: check that it has what the program names, and evaluate it where the task begins.
+        seed: of the layout.
+        json: print JSON instead of a table.
+    """
+    from launch.reward_check import reward_rows
+    from steer_agents.guidance.endpoint import manual
+
+    if path is None:
+        print(manual())
+        return
+    _print(reward_rows(path, task, seed), f"{path}: {'' if task is None else f'on {task}, '}sound", json)
 
 
 @app.command(name="train")
