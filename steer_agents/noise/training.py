@@ -430,7 +430,7 @@ def _logger(folder: Path | None, schedule: Schedule) -> Logger:
         try:
             import tensorboard  # noqa: F401
         except ImportError as error:
-            raise MissingExtra("tensorboard=True needs the package: pip install tensorboard.") from error
+            raise MissingExtra("tensorboard=True needs its package: pip install 'steer-agents[noise]'.") from error
         formats.append("tensorboard")
     return (
         Logger(None, []) if folder is None else configure(str(folder), formats)

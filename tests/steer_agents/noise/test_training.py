@@ -222,12 +222,9 @@ def test_settings_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     assert not preset("recommended").backup_entropy
 
 
-def test_tensorboard_is_written_or_the_missing_package_is_named(tmp_path: Path) -> None:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        with pytest.raises(MissingExtra, match="pip install tensorboard"):
-            train(replace(TINY, first_env_steps=8), 32, schedule=Schedule(tensorboard=True), folder=tmp_path)
-    else:
-        train(replace(TINY, first_env_steps=8), 32, schedule=Schedule(tensorboard=True), folder=tmp_path)
-        assert list(tmp_path.rglob("events.out.tfevents*"))
+def test_tensorboard_is_written_and_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(replace(TINY, first_env_steps=8), 32, schedule=Schedule(tensorboard=True), folder=tmp_path / "with")
+    assert list((tmp_path / "with").rglob("events.out.tfevents*"))
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'steer-agents\[noise\]'"):
+        train(replace(TINY, first_env_steps=8), 32, schedule=Schedule(tensorboard=True), folder=tmp_path / "without")
