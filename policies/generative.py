@@ -10,6 +10,7 @@ Axes: B rows, H chunk_size, A action size. Noise level: 1 is pure noise, 0 is th
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -207,6 +208,7 @@ def checked_noise(noise: torch.Tensor, shape: tuple[int, int, int], copies: bool
     several = copies and len(given) == 3 and given[0] > 0 and given[0] % shape[0] == 0 and given[1:] == shape[1:]
     if given != shape and not several:
         raise BadInput(f"sample: expected noise of shape {shape} (B, chunk_size, action_dim), got {given}.")
-    if not bool(torch.isfinite(noise).all()):
+    # a sum is finite unless an entry is not, or it overflows: cheaper than a look at each, and this is done at every denoise step
+    if not math.isfinite(float(noise.sum())) and not bool(torch.isfinite(noise).all()):
         raise NonFinite("sample: the noise holds NaN or infinite values; pass standard normal numbers.")
     return noise.float()

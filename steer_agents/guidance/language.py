@@ -151,10 +151,19 @@ def _stay_away(a: Arguments, prediction: Prediction, scene: Scene) -> torch.Tens
 
 
 def _keep_out(a: Arguments, prediction: Prediction, scene: Scene) -> torch.Tensor:
-    centre = scene.point(a["of"])
-    given, margin = a["half_size"], constant(a["margin"], centre.dtype, centre.device)
-    half = scene.half_size(a["of"]) if given is None else constant(given, centre.dtype, centre.device).expand_as(centre)
-    return terms.keep_out(prediction.path, centre, half + margin, a["leave"])
+    def made() -> terms.Box:
+        centre = scene.point(a["of"])
+        given, margin = a["half_size"], constant(a["margin"], centre.dtype, centre.device)
+        half = (
+            scene.half_size(a["of"])
+            if given is None
+            else constant(given, centre.dtype, centre.device).expand_as(centre)
+        )
+        return terms.box(centre, half + margin, a["leave"])
+
+    return terms.out_of(
+        prediction.path, scene.once(("keep_out", a["of"], a["half_size"], a["margin"], a["leave"]), made)
+    )
 
 
 def _height(a: Arguments, prediction: Prediction, scene: Scene) -> torch.Tensor:

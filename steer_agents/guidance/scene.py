@@ -8,7 +8,7 @@ Rows are looked up when they are asked for, so that a scene of many things costs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -66,7 +66,7 @@ class Scene:
     keypoints: Mapping[str, torch.Tensor]
     half_sizes: Mapping[str, torch.Tensor] = field(default_factory=dict)
     quantities: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    _known: dict[tuple[str, str], torch.Tensor] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def point(self, name: str) -> torch.Tensor:
         """(R, 3) of a keypoint.
@@ -89,10 +89,15 @@ class Scene:
         return value
 
     def _looked_up(self, what: str, rows: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-        """A row of three numbers, checked at its first use: rewards look at every denoise step."""
-        if (what, name) not in self._known:
-            self._known[what, name] = _finite(_of(rows, name, what), f"{what} {name!r}")
-        return self._known[what, name]
+        """A row of three numbers, checked at its first use."""
+        return self.once((what, name), lambda: _finite(_of(rows, name, what), f"{what} {name!r}"))
+
+    def once[T](self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first call with this key: rewards look at every denoise step, a scene stays for a chunk."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
     def repeated(self, times: int) -> Scene:
         """The scene of `times` copies of every row, the copies of row 0 first."""

@@ -7,6 +7,8 @@ steps is taken, so that terms do not depend on the length of a chunk.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 AXES = ("+x", "-x", "+y", "-y", "+z", "-z")
@@ -24,6 +26,33 @@ def stay_away(path: torch.Tensor, point: torch.Tensor, at_least: float) -> torch
     return -(at_least - _norm(path - point[:, None])).relu().square().mean(dim=1)
 
 
+@dataclass(frozen=True, eq=False)
+class Box:
+    """What a path has to keep out of, with all that does not depend on the path worked out once.
+
+    Args:
+        centre, half: (R, 1, 3); along the way out `half` is infinite.
+        axis, sign: of the way out; None by the nearest face.
+        face: (R, 1) where the way out ends, times its sign.
+    """
+
+    centre: torch.Tensor
+    half: torch.Tensor
+    axis: int | None = None
+    sign: float = 1.0
+    face: torch.Tensor | None = None
+
+
+def box(centre: torch.Tensor, half: torch.Tensor, leave: str = "nearest") -> Box:
+    """A box that is left through its nearest face, or in the direction `leave`; arguments as of `keep_out`."""
+    if leave == "nearest":
+        return Box(centre[:, None], half[:, None])
+    axis, sign = axis_of(leave)
+    unbounded = half.clone()
+    unbounded[:, axis] = torch.inf
+    return Box(centre[:, None], unbounded[:, None], axis, sign, (half[:, axis] + sign * centre[:, axis])[:, None])
+
+
 def keep_out(path: torch.Tensor, centre: torch.Tensor, half: torch.Tensor, leave: str = "nearest") -> torch.Tensor:
     """Minus the mean square of the depth inside of a box [m^2].
 
@@ -35,15 +64,18 @@ def keep_out(path: torch.Tensor, centre: torch.Tensor, half: torch.Tensor, leave
         leave: "nearest" or one of `AXES`. A long path through a box is pushed out at both ends by its nearest faces, back and forth; one
             direction takes all of it the same way.
     """
-    if leave == "nearest":
-        depth = (half[:, None] - (path - centre[:, None]).abs()).amin(dim=-1)
+    return out_of(path, box(centre, half, leave))
+
+
+def out_of(path: torch.Tensor, box: Box) -> torch.Tensor:
+    """`keep_out` of a box that is looked at many times."""
+    if box.axis is None:
+        depth = (box.half - (path - box.centre).abs()).amin(dim=-1)
     else:
-        axis, sign = axis_of(leave)
-        ahead, aside = {0: (1, 2), 1: (0, 2), 2: (0, 1)}[axis]
-        room = half[:, None] - (path.detach() - centre[:, None]).abs()
-        inside = (room[..., ahead] > 0) & (room[..., aside] > 0)
-        face = half[:, axis] + sign * centre[:, axis]
-        depth = (face[:, None] - sign * path[..., axis]) * inside
+        assert box.face is not None
+        inside = (box.half - (path.detach() - box.centre).abs()).amin(dim=-1) > 0
+        along = path[..., box.axis]
+        depth = (box.face - along if box.sign > 0 else box.face + along) * inside
     return -depth.relu().square().mean(dim=1)
 
 
