@@ -23,31 +23,18 @@ def settings(quick: bool) -> Settings:
 
 
 def _bars(s: Settings, tables: Tables, learned: list[str]) -> list[Bar]:
-    bars = []
-    for name in ("unsteered", *learned):
-        passed = tables[name]["asked_side"].dropna()
-        share = proportion_interval(int(passed.sum()), len(passed))
-        if name == "unsteered":
-            bars.append(
-                Bar(
-                    "unsteered: passes on the asked side",
-                    share.value,
-                    (share.low, share.high),
-                    "0.30 to 0.70",
-                    0.3 <= share.value <= 0.7,
-                )
-            )
-        else:
-            bars.append(
-                Bar(
-                    f"{name}: passes on the asked side",
-                    share.value,
-                    (share.low, share.high),
-                    "at least 0.95",
-                    share.value >= 0.95,
-                )
-            )
-    return bars
+    return [_side("unsteered", tables, "0.30 to 0.70", 0.3, 0.7)] + [
+        _side(name, tables, "at least 0.95", 0.95, 1.0) for name in learned
+    ]
+
+
+def _side(name: str, tables: Tables, bound: str, low: float, high: float) -> Bar:
+    """Of the episodes that passed the post, those that did so on the asked side."""
+    passed, text = tables[name]["asked_side"].dropna(), f"{name}: passes on the asked side"
+    if passed.empty:
+        return Bar(text, "no episode passed", None, bound, False)
+    share = proportion_interval(int(passed.sum()), len(passed))
+    return Bar(text, share.value, (share.low, share.high), bound, low <= share.value <= high)
 
 
 STUDY = Study(
