@@ -112,6 +112,8 @@ def test_a_mode_counts_by_the_side_and_speed_by_the_shortest_baseline() -> None:
     tables = {"unsteered": table(0.5, side=0.5), "DSRL": table(0.9, side=0.97)}
     assert failing(dsrl_mode._bars(s, tables, ["DSRL"])) == []
     assert len(failing(dsrl_mode._bars(s, {**tables, "DSRL": table(0.9, side=0.9)}, ["DSRL"]))) == 1
+    nobody = table(0.0).assign(asked_side=np.nan)
+    assert dsrl_mode._bars(s, {**tables, "DSRL": nobody}, ["DSRL"])[1].value == "no episode passed"
     tables = {
         "unsteered": table(0.98, 60),
         "zero noise": table(0.9, 50),
