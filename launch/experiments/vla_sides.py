@@ -140,6 +140,8 @@ class Settings:
     """Name of a side -> bound in place of its own."""
 
 
+OPEN_LOOP_SCENES = 48
+"""About as many scenes, evenly spaced, are looked at in the open loop."""
 TRANSIT = 0.12
 """Height of the tcp over the table from which it is on its way, neither grasping nor placing [m]."""
 GATES: Mapping[str, Gate] = {
@@ -262,6 +264,7 @@ def run(spec: Sides, title: str, question: str, s: Settings, folder: Path, say: 
         table = tables[condition.name] = bench.episodes(condition, s.first_test_seed, s.test_episodes)
         say.note(f"success {table['success'].mean():.2f}, {spec.measure} {table[spec.measure].mean():.3f}")
     seen = bench.scenes(1, s.first_test_seed)
+    seen = seen[:: max(1, len(seen) // OPEN_LOOP_SCENES)]
     say.stage(f"the same parts on {len(seen)} scenes, not followed")
     planned = {one.name: bench.open_loop(one, seen) for one in found if one.part is not None}
     return _outcome(_Tested(spec, s, choices, found, tables, planned), title, question)
