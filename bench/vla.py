@@ -34,6 +34,8 @@ SCOPED = "ours, hooked at action tokens"
 WANTED, SECONDS_WANTED = 1.03, 20.0
 STACKS = {"smolvla": "expert", "pi0": "expert", "smol-vla-135m": "language"}
 """Policy -> stack whose middle layer is steered."""
+STRENGTHS = (1.0, 8.0, 64.0, 512.0)
+"""Lengths of the push, the first that changes the actions is taken: action tokens are steps."""
 OPENVLA_7B = {"n_neurons": 32 * 11008, "n_tokens": 32064, "hidden_size": 4096}
 
 
@@ -47,7 +49,20 @@ def chunks(name: str, rounds: int, turns: int = 2, patience: float = 120.0) -> C
         patience: CPU seconds of the whole case.
     """
     policy, observation, infos = _policy(name)
-    part = _push(policy, STACKS[name])
+
+    def act() -> np.ndarray:
+        policy.reset([1], infos)
+        action: np.ndarray = policy.act(observation).action
+        return action
+
+    plain = act()
+    for strength in STRENGTHS:
+        part = _push(policy, STACKS[name], strength)
+        with sa.steer(policy, part):
+            if np.abs(act() - plain).max() > AGREE:
+                break
+    else:
+        raise RuntimeError(f"{name}: no push changes the actions, so that nothing would be compared.")
     location = resolve(steerable(policy), part.the_site)[0]
     vector = part.direction.vectors[location.key][0] * float(part.the_strength.value)
 
@@ -67,16 +82,8 @@ def chunks(name: str, rounds: int, turns: int = 2, patience: float = 120.0) -> C
         BAKED: lambda: sa.bake(policy, part),
     }
 
-    def act() -> np.ndarray:
-        policy.reset([1], infos)
-        action: np.ndarray = policy.act(observation).action
-        return action
-
-    plain = act()
     with attach[BARE]():
         wanted = act()
-    if np.abs(wanted - plain).max() <= AGREE:
-        raise RuntimeError(f"{name}: the push does not change the actions, so that nothing would be compared.")
     notes = {}
     for who in (HOOKED, BAKED):
         with attach[who]():
@@ -219,10 +226,10 @@ def _at(policy: Any, stack: str, tokens: Any = "all") -> sa.Site:
     return sa.Site(kind, layer=(depth - 1) // 2, stack=stack, tokens=tokens)
 
 
-def _push(policy: Any, stack: str) -> Any:
-    """A random unit vector."""
+def _push(policy: Any, stack: str, strength: float) -> Any:
+    """A random direction, `strength` long."""
     site = _at(policy, stack)
     (location,) = resolve(steerable(policy), site)
     wide = next(p.shape[0] for n, p in location.module.named_parameters() if n.endswith("down_proj.weight"))
     vector = torch.randn(wide, generator=torch.Generator().manual_seed(0))
-    return sa.Add(sa.Direction.from_raw({location.key: vector}, site), strength=sa.Strength(1.0))
+    return sa.Add(sa.Direction.from_raw({location.key: vector}, site), strength=sa.Strength(strength))

@@ -24,7 +24,7 @@ def test_all_contestants_act_and_do_equal_work(name: str) -> None:
 
 def test_a_push_that_moves_nothing_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vla, "AGREE", float("inf"))
-    with pytest.raises(RuntimeError, match="does not change the actions"):
+    with pytest.raises(RuntimeError, match="no push changes the actions"):
         vla.chunks("smolvla", rounds=3, turns=1)
 
 
