@@ -25,15 +25,15 @@ _OUT = Console(highlight=False)
 
 
 def _print(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
-    """A list of equal dicts as a table, or as JSON."""
+    """A list of equal dicts as a table, or as JSON; brackets in texts are shown, not read as styles."""
     if as_json:
         from steer_agents.runs import jsonable
 
         print(json.dumps(jsonable(rows), indent=1))
         return
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=escape(title), title_justify="left", header_style="bold")
     for name in rows[0] if rows else []:
-        table.add_column(str(name), overflow="fold")
+        table.add_column(escape(str(name)), overflow="fold")
     for row in rows:
         table.add_row(*[_cell(value) for value in row.values()])
     _OUT.print(table)
@@ -42,7 +42,7 @@ def _print(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "-" if value is None else str(value)
+    return "-" if value is None else escape(str(value))
 
 
 @app.command(name="list")
@@ -147,8 +147,8 @@ def experiment_run(
         "bars",
         False,
     )
-    _OUT.print(results["verdict"])
-    _OUT.print(f"\nreport: {folder_of(name, quick, runs, set) / 'report.html'}", soft_wrap=True)
+    _OUT.print(results["verdict"], markup=False)
+    _OUT.print(f"\nreport: {folder_of(name, quick, runs, set) / 'report.html'}", markup=False, soft_wrap=True)
 
 
 def _interval(interval: Any) -> str | None:
@@ -407,8 +407,8 @@ def neurons(
             target, "vocabulary", concept=concept, stack=stack, table=table, min_score=min_score, final_norm=final_norm
         ).save(out)
     if not json:
-        rows = [{**row, "tokens": _plain(" | ".join(row["tokens"]))} for row in rows]
-    _print(rows, _plain(f"{title}; {table.n_neurons} in all") if not json else title, json)
+        rows = [{**row, "tokens": " | ".join(row["tokens"])} for row in rows]
+    _print(rows, f"{title}; {table.n_neurons} in all", json)
     for path in filter(None, (html, out)):
         Console(stderr=True, highlight=False).print(f"written: {path}", markup=False, soft_wrap=True)
 
@@ -579,14 +579,9 @@ def main() -> None:
             app.cli(prog="steer-agents", description="Steer pretrained policies at run time.", args=args)
     except SteerError as error:
         Console(stderr=True, highlight=False).print(
-            f"[bold red]{type(error).__name__}[/]: {_plain(str(error))}", soft_wrap=True
+            f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True
         )
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; the same command goes on where it stopped")
         sys.exit(130)
-
-
-def _plain(text: str) -> str:
-
-    return escape(text)

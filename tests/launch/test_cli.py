@@ -180,3 +180,12 @@ def test_neurons_are_read_searched_and_saved_from_the_shell(run: Callable[..., D
         refused = run("neurons", tiny_llm, *args)
         assert refused.code == 2
         assert message in refused.err
+
+
+def test_units_in_brackets_are_shown(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = {"name": "speed [m/s]", "value": 0.2, "interval": None, "bound": "< 1 [m/s]", "holds": True}
+    results = {"bars": [bar], "verdict": "It is 0.2 [m/s]."}
+    monkeypatch.setattr("launch.experiments.base.run_experiment", lambda *args, **options: results)
+    done = run("experiment", "run", "vla-speed")
+    assert done.code == 0, done.err
+    assert done.out.count("[m/s]") == 3
