@@ -59,7 +59,7 @@ class Settings:
     slow_beta: float = 1.5
     high_beta: float = 2.0
     wall_episodes: int = 20
-    guidance: float = 3.0
+    guidance: float = 2.0
     noise_episodes: int = 50
     shift: float = 0.5
     film_task: str = "PutBowlOnPlate"
