@@ -15,11 +15,11 @@ from steer_agents.evaluation.report import Bar
 
 def settings(quick: bool) -> Settings:
     """Both variants with two seeds (about 40 CPU minutes), or SAC once, short (about 4)."""
-    full = Settings(("sac", "na"), (0, 1), env_steps=40_000, evaluate_every=10_000, updates_per_chunk=0.5)
+    full = Settings(("sac", "na"), (0, 1), env_steps=30_000, evaluate_every=5_000, updates_per_chunk=0.75)
     if not quick:
         return full
     return replace(
-        full, variants=("sac",), seeds=(0,), env_steps=12_000, evaluate_every=6_000, test_episodes=20, validation_episodes=10, tickets=4,
+        full, variants=("sac",), seeds=(0,), env_steps=15_000, evaluate_every=7_500, test_episodes=20, validation_episodes=10, tickets=4,
         ticket_episodes=4,
     )  # fmt: skip
 

@@ -33,6 +33,7 @@ class Settings:
         seeds: of DSRL-SAC with the full map.
         env_steps: of every run; evaluate_every: between points of its curve.
         validation_episodes, test_episodes: starts.
+        updates_per_chunk: gradient steps.
         shift: size of `object_position`; 0.5 moves object and target by 2.5 cm each.
         bound: of the noise.
         tickets, ticket_episodes: constant noises tried, and episodes of each.
@@ -46,6 +47,7 @@ class Settings:
     evaluate_every: int = 5_000
     validation_episodes: int = 40
     test_episodes: int = 100
+    updates_per_chunk: float = 0.75
     shift: float = 0.5
     bound: float = 1.5
     tickets: int = 32
@@ -80,10 +82,11 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
 
     def trained(name: str, steered: GenerativePolicy, noise_map: NoiseMap, bound: float, seed: int) -> Learned:
         say.stage(f"{name}, seed {seed}: {s.env_steps} env steps")
-        env = world.noise_env(steered, noise_map, bound, preset("recommended"), seed)
+        chosen = replace(preset("recommended"), updates_per_chunk=s.updates_per_chunk)
+        env = world.noise_env(steered, noise_map, bound, chosen, seed)
         schedule = Schedule(evaluate_every=s.evaluate_every, checkpoint_minutes=2)
         found = learn(
-            env, preset("recommended"), s.env_steps, seed, world.evaluation(steered, s.validation_episodes), schedule,
+            env, chosen, s.env_steps, seed, world.evaluation(steered, s.validation_episodes), schedule,
             place / f"{name}-{seed}",
             info={"experiment": "dsrl-shift", "policy": world.policy, "task": world.task, "shift": dict(world.shift)},
         )  # fmt: skip

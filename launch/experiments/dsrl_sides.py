@@ -17,9 +17,11 @@ class AskedSide(gym.Wrapper):
     """The block has to pass the post on the side that is asked for; having passed on the other one, it never succeeds.
 
     `info["is_success"]` says so, the episode then goes on to its time limit, and `passed_asked` is 1 or 0 once it has passed.
-    With `cue` the side is
-    drawn at every reset and shown to who looks: the observation has an entry "cue", -1 for left, 1 for right. The embedded
-    policies do not look.
+
+    What is asked depends on the past, so the observation tells what a learner needs to know of it: "passed" is 0 before the post, then
+    1 on the asked side and -1 on the other (without it, a state behind the post has the same value whichever side was taken, and a critic
+    learned step by step cannot tell them apart: measured, DSRL stays at chance for 40,000 steps). With `cue` the side is drawn at
+    every reset and shown as "cue", -1 for left, 1 for right. The embedded policies read neither.
 
     Args:
         env: PutBlockPastPost with `obs_type="state"`.
@@ -29,10 +31,10 @@ class AskedSide(gym.Wrapper):
     def __init__(self, env: gym.Env, cue: bool = False) -> None:
         super().__init__(env)
         self.cue = cue
-        if cue:
-            assert isinstance(env.observation_space, gym.spaces.Dict)
-            shown = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-            self.observation_space = gym.spaces.Dict({**env.observation_space.spaces, "cue": shown})
+        assert isinstance(env.observation_space, gym.spaces.Dict)
+        shown = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        more = {"passed": shown, **({"cue": shown} if cue else {})}
+        self.observation_space = gym.spaces.Dict({**env.observation_space.spaces, **more})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
@@ -40,17 +42,20 @@ class AskedSide(gym.Wrapper):
             self._rng = np.random.default_rng([seed, 7])
         self.asked = float(self._rng.choice([-1.0, 1.0])) if self.cue else -1.0
         self._places: list[float] = []
-        return self._seen(observation), self._told(info)
+        told = self._told(info)
+        return self._seen(observation, told), told
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, _terminated, truncated, info = self.env.step(action)
         if bool(info["held"]) and BESIDE[0] <= info["tcp_x"] <= BESIDE[1]:
             self._places.append(float(info["tcp_y"]))
         told = self._told(info)
-        return self._seen(observation), reward, bool(told["is_success"]), truncated, told
+        return self._seen(observation, told), reward, bool(told["is_success"]), truncated, told
 
-    def _seen(self, observation: Any) -> Any:
-        return {**observation, "cue": np.array([self.asked], np.float32)} if self.cue else observation
+    def _seen(self, observation: Any, told: Mapping[str, Any]) -> Any:
+        passed = np.nan_to_num(2 * told["passed_asked"] - 1, nan=0.0)
+        more = {"passed": passed, **({"cue": self.asked} if self.cue else {})}
+        return {**observation, **{name: np.array([value], np.float32) for name, value in more.items()}}
 
     def _told(self, info: Mapping[str, Any]) -> dict[str, Any]:
         passed = np.sign(np.mean(self._places)) == self.asked if self._places else None

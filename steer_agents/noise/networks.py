@@ -93,7 +93,7 @@ class Critics(nn.Module):
             h = torch.baddbmm(bias, h, weight)
             if i < last:
                 if self.layer_norm:
-                    h = torch.nn.functional.layer_norm(h, h.shape[-1:]) * self.gains[i] + self.shifts[i]
+                    h = torch.addcmul(self.shifts[i], torch.nn.functional.layer_norm(h, h.shape[-1:]), self.gains[i])
                 h = self.activation(h)
         return h
 

@@ -235,8 +235,8 @@ def latest(observation: Observation, n_obs_steps: int) -> Observation:
 
 
 def from_sb3(model: Any, noise_map: NoiseMap, bound: float, reader: StateReader) -> NoisePolicy:
-    """The actor of a `DSRLSAC` (or of SB3's SAC with our networks) as a part; its copy, not a view."""
-    actor = model.policy.actor
+    """The averaged actor of a `DSRLSAC` (or the actor of SB3's SAC with our networks) as a part; its copy, not a view."""
+    actor = getattr(model, "averaged_actor", model.policy.actor)
     hidden = [layer.out_features for layer in actor.latent_pi if isinstance(layer, nn.Linear)]
     activation = next((name for name, kind in _ACTIVATIONS.items() if actor.activation_fn is kind), "")
     sizes = ActorSizes(

@@ -1,8 +1,7 @@
 """Settings of DSRL, and two presets of them.
 
 `recommended` is what this project measured to work on CPU budgets; `paper` repeats what the published PyTorch code does (arXiv
-2506.15799 and
-its configurations), its quirks included. What differs:
+2506.15799 and its configurations), its quirks included. What differs:
 
 | | recommended | paper |
 | --- | --- | --- |
@@ -14,6 +13,7 @@ its configurations), its quirks included. What differs:
 | first rollouts | 4,000 env steps | 32,000 |
 | time limit | bootstraps | terminal |
 | next value of NA | noise critic | action critic, denoised in the update |
+| the actor that is kept | running average, weight 0.01 per step | the last |
 | distillation of NA | half from the actor, clipped to the box, 1 step | N(0, I), not clipped, 0.5 steps |
 """
 
@@ -40,6 +40,7 @@ class DSRLSettings:
         first_env_steps: executed with clipped N(0, I) noise before anything is learned.
         first_temperature, target_entropy: alpha of SAC at the start; the entropy it is steered to, per number of the noise.
         backup_entropy: the entropy term in the critics' target.
+        actor_average: weight of the newest actor in the running average of actors that evaluations and files take; 1 takes the last.
         timeout: "bootstrap" or "terminal", what a time limit is; used by whoever makes the `NoiseEnv`.
         buffer_size: transitions that are kept.
         next_value, pairs, actor_share, clip_distillation, distill_per_update: of NA, see `aliased.py`.
@@ -61,6 +62,7 @@ class DSRLSettings:
     first_temperature: float = 0.1
     target_entropy: float = -0.5
     backup_entropy: bool = False
+    actor_average: float = 0.01
     timeout: str = "bootstrap"
     buffer_size: int = 100_000
     next_value: str = "noise"
@@ -92,6 +94,8 @@ class DSRLSettings:
         ):
             if not getattr(self, name) > 0:
                 raise BadInput(f"DSRL: {name} must be positive, got {getattr(self, name)}.")
+        if not 0 < self.actor_average <= 1:
+            raise BadInput(f"DSRL: actor_average must be in (0, 1], got {self.actor_average}.")
         if not 0 < self.gamma <= 1 or self.first_env_steps < 0:
             raise BadInput(
                 f"DSRL: expected gamma in (0, 1] and first_env_steps from 0, got {self.gamma}, {self.first_env_steps}."
@@ -106,7 +110,7 @@ PRESETS: Mapping[str, DSRLSettings] = {
     "recommended": DSRLSettings(),
     "paper": DSRLSettings(
         hidden=(128, 128, 128), activation="tanh", updates_per_chunk=5.0, first_env_steps=32_000, first_temperature=1.0,
-        target_entropy=0.0, backup_entropy=True, timeout="terminal", next_value="action", actor_share=0.0,
+        target_entropy=0.0, backup_entropy=True, actor_average=1.0, timeout="terminal", next_value="action", actor_share=0.0,
         clip_distillation=False, buffer_size=1_000_000,
     ),
 }  # fmt: skip

@@ -6,11 +6,13 @@ actor for staying alive as soon as alpha times its entropy exceeds the penalty, 
 has b = 0 as well.
 
 Different from SB3 besides: the first rollouts draw standard normal noise, clipped to the box, not uniform noise; states are standardised by
-them; critics are batched (`networks.py`); gradient steps count per chunk.
+them; critics are batched (`networks.py`); gradient steps count per chunk; what is evaluated and saved is a running average of the actor
+(the last one of a run swings between evaluations: measured on `dsrl-shift`, .92 to 1.0 where the average holds .97 to 1.0).
 """
 
 from __future__ import annotations
 
+import math
 from time import process_time
 from typing import Any
 
@@ -23,6 +25,9 @@ from torch.nn.functional import mse_loss
 from steer_agents.noise.networks import Critics, NoisePolicyNetworks
 from steer_agents.noise.noise_env import NoiseEnv
 
+_LOG_UNIT = 0.5 * math.log(2 * math.pi)
+"""Of one number's normal density."""
+
 
 class DSRLSAC(SAC):
     """SAC without the entropy term in the critics' target, unless asked for.
@@ -31,17 +36,32 @@ class DSRLSAC(SAC):
         args, kwargs: of SB3's SAC; the policy is `NoisePolicyNetworks`.
         backup_entropy: the term b of the module's docstring.
         reduction: of the critics in target and actor: "min", or "mean" as the published pi0 code has it.
+        actor_average: weight of the newest actor in the average `averaged_actor`.
     """
 
     policy: NoisePolicyNetworks
     critic: Critics  # type: ignore[assignment]
     critic_target: Critics  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, backup_entropy: bool = False, reduction: str = "min", **kwargs: Any) -> None:
-        self.backup_entropy, self.reduction = backup_entropy, reduction
+    def __init__(
+        self,
+        *args: Any,
+        backup_entropy: bool = False,
+        reduction: str = "min",
+        actor_average: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        self.backup_entropy, self.reduction, self.actor_average = backup_entropy, reduction, actor_average
         self.update_seconds = 0.0
         self._fitted = False
         super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.averaged_actor = self.policy.make_actor()  # its own optimiser is never made
+        self.averaged_actor.load_state_dict(self.policy.actor.state_dict())
+        self.averaged_actor.requires_grad_(False)
+        self.policy.add_module("averaged_actor", self.averaged_actor)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -118,9 +138,15 @@ class DSRLSAC(SAC):
         return [float(alpha), entropy, float(critic_loss.detach()), actor_loss, float(found.detach().mean())]
 
     def drawn(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The actor's (B, d) noise and its (B, 1) log probability."""
-        actions, log_prob = self.actor.action_log_prob(states)
-        return actions, log_prob.reshape(-1, 1)
+        """The actor's (B, d) noise and its (B, 1) log probability, log N(u; m, s) - sum log(1 - tanh(u)^2 + 1e-6).
+
+        What SB3's `action_log_prob` computes, in a quarter of its time: no distribution objects, u is not drawn back through tanh.
+        """
+        mean, log_std, _ = self.actor.get_action_dist_params(states)
+        eps = torch.randn_like(mean)
+        actions = torch.tanh(torch.addcmul(mean, log_std.exp(), eps))
+        terms = 0.5 * eps.square() + log_std + torch.log(1 - actions.square() + 1e-6)
+        return actions, -terms.sum(1, keepdim=True) - _LOG_UNIT * terms.shape[1]
 
     def noise_score(self, observation: Any, noise: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
         """Q(s, w) of (R, H, A) noise, for `BestOfN`; chunks are not looked at."""
@@ -146,6 +172,7 @@ class DSRLSAC(SAC):
         self.actor.optimizer.zero_grad()
         loss.backward()
         self.actor.optimizer.step()
+        follow(self.actor, self.averaged_actor, self.actor_average)
         for parameter in critics.parameters():
             parameter.requires_grad_(True)
         return float(loss.detach())

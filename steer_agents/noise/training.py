@@ -120,6 +120,7 @@ def make_model(env: NoiseEnv, s: DSRLSettings, seed: int) -> DSRLSAC:
         target_entropy=s.target_entropy * env.noise_size,
         backup_entropy=s.backup_entropy,
         reduction=s.reduction,
+        actor_average=s.actor_average,
         policy_kwargs={
             "net_arch": list(s.hidden),
             "activation_fn": torch.nn.ReLU if s.activation == "relu" else torch.nn.Tanh,

@@ -56,6 +56,18 @@ def test_sac_learns_the_asked_goal(sac: Learned) -> None:
     assert success(policy, sac.policy.sampled(), seed=4) >= 0.9
 
 
+def test_the_actors_draw_is_that_of_stable_baselines3(sac: Learned) -> None:
+    states = torch.from_numpy(
+        np.random.default_rng(0).normal(size=(64, sac.model.observation_space.shape[0])).astype(np.float32)
+    )
+    torch.manual_seed(3)
+    ours, log_prob = sac.model.drawn(states)
+    torch.manual_seed(3)
+    theirs, expected = sac.model.actor.action_log_prob(states)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(log_prob[:, 0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_na_learns_which_goal_a_cue_asks_for_where_no_constant_can(aliased: Learned) -> None:
     assert success(TwoWays(), aliased.policy, cue=True, seed=4) >= 0.9
 
@@ -97,10 +109,25 @@ def test_equal_seeds_learn_equally_and_others_do_not() -> None:
     assert not torch.equal(other.policy.actor.mu.weight, first.policy.actor.mu.weight)
 
 
-def test_the_part_is_the_actor_of_sb3(sac: Learned) -> None:
+def test_the_part_is_the_running_average_of_the_actor(sac: Learned) -> None:
     states = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    expected, _ = sac.model.predict(states, deterministic=True)
+    last, _ = sac.model.predict(states, deterministic=True)
+    assert not np.allclose(sac.policy.choose(states).numpy(), last, atol=0.01)
+    sac.model.policy.actor, actor = sac.model.averaged_actor, sac.model.policy.actor
+    try:
+        expected, _ = sac.model.predict(states, deterministic=True)
+    finally:
+        sac.model.policy.actor = actor
     np.testing.assert_allclose(sac.policy.choose(states).numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_an_average_of_one_keeps_the_last_actor() -> None:
+    found = train(replace(TINY, actor_average=1.0), 400)
+    states = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    expected, _ = found.model.predict(states, deterministic=True)
+    np.testing.assert_allclose(found.policy.choose(states).numpy(), expected, rtol=0, atol=1e-6)
+    with pytest.raises(BadInput, match=r"actor_average must be in \(0, 1\]"):
+        DSRLSettings(actor_average=0.0)
 
 
 @pytest.mark.parametrize("variant", ["sac", "na"])
