@@ -44,7 +44,7 @@ class Settings:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     env_steps: int = 20_000
-    evaluate_every: int = 5_000
+    evaluate_every: int = 2_500
     validation_episodes: int = 40
     test_episodes: int = 100
     updates_per_chunk: float = 0.75
@@ -64,7 +64,7 @@ def settings(quick: bool) -> Settings:
         return Settings()
     return replace(
         Settings(), seeds=(0,), env_steps=10_000, test_episodes=20, validation_episodes=10, tickets=4, ticket_episodes=4,
-        other_maps=False, baselines=False,
+        other_maps=False, baselines=False, evaluate_every=5_000,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     world = World("flow-medium", "PutBowlOnPlate", {"object_position": s.shift})
     policy, place = world.load(), folder / f"runs-{settings_key(s)}"
     n_runs = len(s.seeds) + (2 if s.other_maps else 0) + (2 if s.baselines else 0)
-    say.plan([20.0] * n_runs + [10.0, 6.0] + [3.0] * (2 * len(s.seeds) + 4))
+    say.plan([20.0] * n_runs + [10.0, 6.0] + [3.0] * (3 * len(s.seeds) + 4))
 
     def trained(name: str, steered: GenerativePolicy, noise_map: NoiseMap, bound: float, seed: int) -> Learned:
         say.stage(f"{name}, seed {seed}: {s.env_steps} env steps")
@@ -124,15 +124,16 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         f"best of {s.candidates} by the critic", BestOfN(first.model.noise_score, s.candidates, name="critic of seed 0")
     )
     for seed, one in learned.items():
-        tested(f"DSRL-SAC seed {seed}", one.policy)
-        tested(f"DSRL-SAC seed {seed}, sampled", one.policy.sampled())
+        tested(f"DSRL-SAC seed {seed}", one.best)
+        tested(f"DSRL-SAC seed {seed}, sampled", one.best.sampled())
+        tested(f"DSRL-SAC seed {seed}, last", one.policy)
     curves = {f"full, seed {seed}": one.curve for seed, one in learned.items()}
     if s.other_maps:
         for name in ("two DCT components", "repeated"):
             one = trained(name, policy, MAPS[name], s.bound, 0)
             curves[name] = one.curve
-            tested(f"DSRL-SAC, {name}", one.policy)
-            tested(f"DSRL-SAC, {name}, sampled", one.policy.sampled())
+            tested(f"DSRL-SAC, {name}", one.best)
+            tested(f"DSRL-SAC, {name}, sampled", one.best.sampled())
     if s.baselines:
         for name, other in (
             ("SAC from scratch", DirectActions(policy)),
@@ -140,7 +141,7 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         ):
             one = trained(name, other, Full(), 1.0, 0)
             curves[name] = one.curve
-            tested(name, one.policy, other)
+            tested(name, one.best, other)
     base = tables["unsteered"]
     conditions = pd.DataFrame([row(table, None if name == "unsteered" else base) for name, table in tables.items()])
     bars = _bars(s, tables, learned)
@@ -175,6 +176,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
             f"The best constant noise had {ticket.scores.max():.2f} on the episodes that chose it "
             f"(mean of all {ticket.scores.mean():.2f}).",
             "Scratch, residual and the other maps have one seed.",
+            f"A learned row is the best of its curve on {s.validation_episodes} validation starts (the later one among equals), which "
+            "are not counted as env steps; the rows named last are what training ended with.",
         ],
         extra={
             "curves": {name: curve.to_dict("records") for name, curve in curves.items()},

@@ -117,8 +117,8 @@ def run(study: Study, s: Settings, folder: Path, say: Say) -> Outcome:
         BestOfN(first.model.noise_score, s.candidates, name=f"critic of {name}"),
     )
     for name, one in learned.items():
-        tested(name, one.policy)
-        tested(f"{name}, sampled", one.policy.sampled())
+        tested(name, one.best)
+        tested(f"{name}, sampled", one.best.sampled())
     base = tables["unsteered"]
     conditions = pd.DataFrame([row(table, None if name == "unsteered" else base) for name, table in tables.items()])
     bars = study.bars(s, tables, list(learned))
@@ -144,7 +144,11 @@ def run(study: Study, s: Settings, folder: Path, say: Say) -> Outcome:
             Figure("success", plots.bars(pd.DataFrame(shown), label="success", title="Held-out starts"), "Wilson 95 % intervals.",
                    ", ".join(f"{r['condition']} {r['success']:.2f}" for r in conditions.to_dict("records"))),
         ],
-        notes=["CPU seconds are of training with one thread, without the evaluations of the curve.", *study.notes],
+        notes=[
+            "CPU seconds are of training with one thread, without the evaluations of the curve.",
+            "A learned row is the best of its curve on validation starts, the later one among equals.",
+            *study.notes,
+        ],
         extra={
             "curves": {name: one.curve.to_dict("records") for name, one in learned.items()},
             "costs": {name: dict(one.costs) for name, one in learned.items()},
