@@ -31,7 +31,7 @@ from steer_agents.steerer import Part, Steerer
 
 assert envs.__name__  # importing it registers the environments
 
-VALIDATION, TEST, TRAINING = 555, 4100, 1000
+VALIDATION, TEST, TRAINING = 555, 6100, 1000
 NUM_ENVS = 8
 
 
@@ -95,10 +95,14 @@ class World:
         return run.episodes
 
     def evaluation(self, policy: GenerativePolicy, episodes: int) -> Callable[[NoisePolicy], Mapping[str, float]]:
-        """For `learn`: success and mean length of successes on validation starts."""
+        """For `learn`: success, mean length of successes and score on validation starts.
+
+        The score is minus the mean length of all episodes: what the learner is paid, in which a failure counts as the time limit.
+        """
 
         def evaluate(part: NoisePolicy) -> Mapping[str, float]:
-            return summary(self.episodes(policy, part, episodes, VALIDATION, "validation"))
+            table = self.episodes(policy, part, episodes, VALIDATION, "validation")
+            return {**summary(table), "score": -float(table["length"].mean())}
 
         return evaluate
 

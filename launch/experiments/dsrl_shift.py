@@ -176,8 +176,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
             f"The best constant noise had {ticket.scores.max():.2f} on the episodes that chose it "
             f"(mean of all {ticket.scores.mean():.2f}).",
             "Scratch, residual and the other maps have one seed.",
-            f"A learned row is the best of its curve on {s.validation_episodes} validation starts (the later one among equals), which "
-            "are not counted as env steps; the rows named last are what training ended with.",
+            f"A learned row is the best of its curve by mean return (a failure counts as the time limit) on {s.validation_episodes} "
+            "validation starts, which are not counted as env steps; the rows named last are what training ended with.",
         ],
         extra={
             "curves": {name: curve.to_dict("records") for name, curve in curves.items()},

@@ -146,7 +146,7 @@ def run(study: Study, s: Settings, folder: Path, say: Say) -> Outcome:
         ],
         notes=[
             "CPU seconds are of training with one thread, without the evaluations of the curve.",
-            "A learned row is the best of its curve on validation starts, the later one among equals.",
+            "A learned row is the best of its curve on validation starts, by mean return (a failure counts as the time limit).",
             *study.notes,
         ],
         extra={

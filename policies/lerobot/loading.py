@@ -104,6 +104,22 @@ def load(
     return family(stock, name=f"lerobot:{argument}")
 
 
+def processors(
+    argument: str, device: str, tokenizer: str | None = None, rename: Mapping[str, str] | None = None
+) -> tuple[Any, Any]:
+    """The saved pre- and postprocessor of a checkpoint, without its network.
+
+    Args:
+        argument, tokenizer: as in `load`.
+        rename: given name -> needed name, for LeRobot's own renaming step.
+    """
+    _need_lerobot()
+    folder = _fetched(argument, _SMALL_FILES)
+    _, config = _config(folder, argument, {}, device_named(device))
+    with _quiet(), _stand_ins(config) as fast:
+        return _processors(config, folder, device_named(device), tokenizer, fast, rename)
+
+
 def estimate_of(argument: str, dtype: str = "float32") -> Estimate:
     """Memory and time that loading a checkpoint takes, from the headers of its files; the hub's are not downloaded."""
     _need_lerobot()
@@ -323,7 +339,12 @@ def _some(keys: list[str]) -> str:
 
 
 def _processors(
-    config: Any, folder: Path, device: str, tokenizer: str | None, fast: FastTokenizer | None
+    config: Any,
+    folder: Path,
+    device: str,
+    tokenizer: str | None,
+    fast: FastTokenizer | None,
+    rename: Mapping[str, str] | None = None,
 ) -> tuple[Any, Any]:
     """The saved pre- and postprocessor."""
     from lerobot.policies import make_pre_post_processors
@@ -341,6 +362,7 @@ def _processors(
     overrides: dict[str, dict[str, Any]] = {
         "device_processor": {"device": device},
         "tokenizer_processor": named,
+        "rename_observations_processor": {"rename_map": dict(rename)} if rename else {},
         "action_tokenizer_processor": {"action_tokenizer_input_object": fast, **paligemma},
     }
     return make_pre_post_processors(

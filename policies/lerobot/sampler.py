@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +37,17 @@ class ChunkSampler(nn.Module):
         self.kind = kind
         self.context = context
         self.autocast = autocast
+        self._options: Mapping[str, Any] = {}
         self.eval()
+
+    @contextmanager
+    def host_options(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """Also pass these to `predict_action_chunk` until the block is left, e.g. what real-time chunking says of the last chunk."""
+        before, self._options = self._options, options
+        try:
+            yield
+        finally:
+            self._options = before
 
     def forward(
         self,
@@ -63,7 +74,7 @@ class ChunkSampler(nn.Module):
             torch.autocast(device, self.autocast, enabled=self.autocast is not None),
             self.kind.passes(policy, Call(self.context, bend, choose)),
         ):
-            chunk: torch.Tensor = policy.predict_action_chunk(dict(batch), **noisy)
+            chunk: torch.Tensor = policy.predict_action_chunk(dict(batch), **noisy, **self._options)
         return chunk
 
     def example_inputs(self, n_rows: int, generator: torch.Generator) -> dict[str, torch.Tensor]:

@@ -20,7 +20,6 @@ the language cannot be said, every error has its line, and names are checked aga
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,17 +28,16 @@ from typing import Any
 import torch
 import yaml
 
-from policies.errors import BadInput, NonFinite, UnknownName, nearest
+from policies.errors import BadInput, UnknownName, nearest
+from steer_agents import yaml_nodes as nodes
 from steer_agents.guidance import terms
 from steer_agents.guidance.prediction import Prediction
 from steer_agents.guidance.scene import Scene, constant
 from steer_agents.guidance.stages import Measure, Stage, Stages, Trigger
+from steer_agents.yaml_nodes import Check, Node
 
 LONGEST = 20_000
 """Characters of a program."""
-Node = Any
-"""A node of YAML's tree, with its place in the text."""
-Check = Callable[[Node, str], Any]
 Arguments = Mapping[str, Any]
 
 
@@ -73,69 +71,14 @@ class TermKind:
 # ------------------------------------------------------------------------------------------------------- types of values
 
 
-def _fail(node: Node, message: str) -> BadInput:
-    return BadInput(f"reward program, line {node.start_mark.line + 1}: {message}")
-
-
-def _shown(node: Node) -> str:
-    if isinstance(node, yaml.ScalarNode):
-        return repr(node.value)
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
-
-
-def _text(node: Node, what: str) -> str:
-    if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
-        raise _fail(node, f"{what} must be a name, got {_shown(node)}.")
-    return str(node.value)
-
-
-def _number(node: Node, what: str) -> float:
-    if isinstance(node, yaml.ScalarNode) and node.tag.rpartition(":")[2] in ("int", "float", "str"):
-        text = node.value.strip().lower()
-        if text.lstrip("+-.") in ("nan", "inf", "infinity"):
-            raise NonFinite(
-                f"reward program, line {node.start_mark.line + 1}: {what} must be finite, got {node.value}."
-            )
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if math.isfinite(value):
-            return value
-    raise _fail(node, f"{what} must be a number, got {_shown(node)}.")
-
-
-def _positive(node: Node, what: str) -> float:
-    value = _number(node, what)
-    if value <= 0:
-        raise _fail(node, f"{what} must be above 0, got {value:g}.")
-    return value
-
-
-def _vector(node: Node, what: str) -> tuple[float, ...]:
-    if not isinstance(node, yaml.SequenceNode) or len(node.value) != 3:
-        raise _fail(node, f"{what} must be three numbers [x, y, z], got {_shown(node)}.")
-    return tuple(_number(item, what) for item in node.value)
-
-
 def _margin(node: Node, what: str) -> tuple[float, ...]:
-    found = _vector(node, what) if isinstance(node, yaml.SequenceNode) else (_number(node, what),) * 3
+    found = nodes.vector(node, what) if isinstance(node, yaml.SequenceNode) else (nodes.number(node, what),) * 3
     if min(found) < 0:
-        raise _fail(node, f"{what} must be at least 0, got {list(found)}.")
+        raise nodes.fail(node, f"{what} must be at least 0, got {list(found)}.")
     return found
 
 
-def _choice(*allowed: str) -> Check:
-    def check(node: Node, what: str) -> str:
-        value = node.value if isinstance(node, yaml.ScalarNode) else _shown(node)
-        if value not in allowed:
-            raise _fail(node, f"{what} {value!r} is unknown{nearest(value, allowed)}")
-        return str(value)
-
-    return check
-
-
-_AXIS = _choice(*terms.AXES)
+_AXIS = nodes.choice(*terms.AXES)
 
 
 # ------------------------------------------------------------------------------------------------------------- the terms
@@ -182,41 +125,41 @@ def _pass_side(a: Arguments, prediction: Prediction, scene: Scene) -> torch.Tens
     return terms.beyond(prediction.path, scene.point(a["of"]), a["side"], a["by"], a["within"])
 
 
-_OF = Argument(_text, "a keypoint", names="keypoint")
-_LOW, _HIGH = Argument(_number, "lower bound", None), Argument(_number, "upper bound", None)
+_OF = Argument(nodes.text, "a keypoint", names="keypoint")
+_LOW, _HIGH = Argument(nodes.number, "lower bound", None), Argument(nodes.number, "upper bound", None)
 
 TERMS: Mapping[str, TermKind] = {
     "reach": TermKind(
         "be near a point",
-        {"to": _OF, "offset": Argument(_vector, "[x, y, z] added to the point [m]", (0.0, 0.0, 0.0)),
-         "over": Argument(_choice("all", "last"), "count all steps of a chunk, or the last one", "all")},
+        {"to": _OF, "offset": Argument(nodes.vector, "[x, y, z] added to the point [m]", (0.0, 0.0, 0.0)),
+         "over": Argument(nodes.choice("all", "last"), "count all steps of a chunk, or the last one", "all")},
         _reach,
     ),
     "stay_away": TermKind(
-        "keep a distance from a point", {"from": _OF, "at_least": Argument(_positive, "distance [m]")}, _stay_away
+        "keep a distance from a point", {"from": _OF, "at_least": Argument(nodes.positive, "distance [m]")}, _stay_away
     ),
     "keep_out": TermKind(
         "keep out of the box around a thing",
-        {"of": Argument(_text, "a keypoint with an extent", names="keypoint"),
+        {"of": Argument(nodes.text, "a keypoint with an extent", names="keypoint"),
          "margin": Argument(_margin, "added to the box, a number or [x, y, z] [m]", (0.0, 0.0, 0.0)),
          "half_size": Argument(_margin, "half extents [x, y, z] in place of the thing's own [m]", None),
-         "leave": Argument(_choice("nearest", *terms.AXES), "the way out: the nearest face, or one direction for all of the "
+         "leave": Argument(nodes.choice("nearest", *terms.AXES), "the way out: the nearest face, or one direction for all of the "
          "path", "nearest")},
         _keep_out,
     ),
     "height": TermKind(
         "be at a height above the table",
         {"at_least": _LOW, "at_most": _HIGH,
-         "near": Argument(_text, "a keypoint: counts only near it", None, names="keypoint"),
-         "within": Argument(_positive, "horizontal distance that is near [m]", None)},
+         "near": Argument(nodes.text, "a keypoint: counts only near it", None, names="keypoint"),
+         "within": Argument(nodes.positive, "horizontal distance that is near [m]", None)},
         _height, ("at_least", "at_most"),
     ),
     "speed": TermKind("move at a speed [m/s]", {"at_least": _LOW, "at_most": _HIGH}, _speed, ("at_least", "at_most")),
     "pass_side": TermKind(
         "be on one side of a thing",
         {"of": _OF, "side": Argument(_AXIS, "the side, a direction of the world"),
-         "by": Argument(_positive, "how far to that side [m]"),
-         "within": Argument(_positive, "counts only this near to the thing, across the side's direction [m]", None)},
+         "by": Argument(nodes.positive, "how far to that side [m]"),
+         "within": Argument(nodes.positive, "counts only this near to the thing, across the side's direction [m]", None)},
         _pass_side,
     ),
 }  # fmt: skip
@@ -228,12 +171,12 @@ TERMS: Mapping[str, TermKind] = {
 
 def _two(node: Node, what: str) -> tuple[str, ...]:
     if not isinstance(node, yaml.SequenceNode) or len(node.value) != 2:
-        raise _fail(node, f"{what} must be two keypoints [a, b], got {_shown(node)}.")
-    return tuple(_text(item, what) for item in node.value)
+        raise nodes.fail(node, f"{what} must be two keypoints [a, b], got {nodes.shown(node)}.")
+    return tuple(nodes.text(item, what) for item in node.value)
 
 
 def _one(node: Node, what: str) -> tuple[str, ...]:
-    return (_text(node, what),)
+    return (nodes.text(node, what),)
 
 
 @dataclass(frozen=True)
@@ -396,34 +339,18 @@ def parse(text: str) -> Program:
         BadInput: not YAML or JSON, an unknown word, a missing or wrongly typed argument; the message has the line.
         NonFinite: NaN or infinity as a number.
     """
-    if len(text) > LONGEST:
-        raise BadInput(f"reward program: {len(text)} characters, allowed are {LONGEST}.")
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise BadInput(
-                    f"reward program, line {event.start_mark.line + 1}: aliases (*name) are not part of the language."
-                )
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise BadInput(
-            f"reward program{where}: not YAML or JSON: {getattr(error, 'problem', None) or error}."
-        ) from None
-    except RecursionError:
-        raise BadInput("reward program: nested too deeply.") from None
+    root = nodes.compose(text, "reward program", LONGEST)
     if root is None:
         raise BadInput("reward program: it is empty; write `reward: [...]` or `stages: [...]`.")
-    entries = _mapping(root, "a reward program", ("stages", "reward"))
+    entries = nodes.mapping(root, "a reward program", ("stages", "reward"))
     if len(entries) != 1:
-        raise _fail(root, "write `reward: [...]` or `stages: [...]`, one of them.")
+        raise nodes.fail(root, "write `reward: [...]` or `stages: [...]`, one of them.")
     if "reward" in entries:
-        stages: tuple[StageSpec, ...] = (StageSpec("reward", _terms(entries["reward"]), None, _line(root)),)
+        stages: tuple[StageSpec, ...] = (StageSpec("reward", _terms(entries["reward"]), None, nodes.line(root)),)
     else:
-        stages = tuple(_stage(node) for node in _items(entries["stages"], "stages"))
+        stages = tuple(_stage(node) for node in nodes.items(entries["stages"], "stages"))
     if not any(stage.terms for stage in stages):
-        raise _fail(root, "no stage has a term, so that nothing would be steered; write at least one.")
+        raise nodes.fail(root, "no stage has a term, so that nothing would be steered; write at least one.")
     _check_stages(root, stages)
     return Program(text, stages)
 
@@ -441,83 +368,61 @@ def _check_stages(root: Node, stages: tuple[StageSpec, ...]) -> None:
             )
 
 
-def _line(node: Node) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _items(node: Node, what: str) -> list[Node]:
-    if not isinstance(node, yaml.SequenceNode):
-        raise _fail(node, f"{what} must be a list, got {_shown(node)}.")
-    return list(node.value)
-
-
-def _mapping(node: Node, what: str, allowed: tuple[str, ...]) -> dict[str, Node]:
-    if not isinstance(node, yaml.MappingNode):
-        raise _fail(node, f"{what} must be a mapping with {', '.join(allowed)}, got {_shown(node)}.")
-    found: dict[str, Node] = {}
-    for key, value in node.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) else _shown(key)
-        if name not in allowed:
-            raise _fail(key, f"{name!r} is no part of {what}{nearest(name, allowed)}")
-        if name in found:
-            raise _fail(key, f"{name!r} is given twice.")
-        found[name] = value
-    return found
-
-
 def _stage(node: Node) -> StageSpec:
-    entries = _mapping(node, "a stage", ("name", "reward", "done"))
+    entries = nodes.mapping(node, "a stage", ("name", "reward", "done"))
     if missing := [name for name in ("name", "reward") if name not in entries]:
-        raise _fail(node, f"a stage needs {' and '.join(missing)}.")
+        raise nodes.fail(node, f"a stage needs {' and '.join(missing)}.")
     done = _condition(entries["done"], "done", hysteresis=True) if "done" in entries else None
-    return StageSpec(_text(entries["name"], "name"), _terms(entries["reward"]), done, _line(node))
+    return StageSpec(nodes.text(entries["name"], "name"), _terms(entries["reward"]), done, nodes.line(node))
 
 
 def _terms(node: Node) -> tuple[Term, ...]:
-    return tuple(_term(item) for item in _items(node, "reward"))
+    return tuple(_term(item) for item in nodes.items(node, "reward"))
 
 
 def _term(node: Node) -> Term:
-    entries = _mapping(node, "a term", (*TERMS, "weight", "when"))
+    entries = nodes.mapping(node, "a term", (*TERMS, "weight", "when"))
     kinds = [name for name in entries if name in TERMS]
     if len(kinds) != 1:
-        raise _fail(
+        raise nodes.fail(
             node, f"a term is one of {', '.join(TERMS)}, besides weight and when; got {kinds or 'none of them'}."
         )
     name = kinds[0]
     kind = TERMS[name]
-    given = _mapping(entries[name], name, tuple(kind.arguments))
+    given = nodes.mapping(entries[name], name, tuple(kind.arguments))
     values: dict[str, Any] = {}
     for key, argument in kind.arguments.items():
         if key in given:
             values[key] = argument.check(given[key], f"{key} of {name}")
         elif argument.default is ...:
-            raise _fail(entries[name], f"{name} needs {key}: {argument.says}.")
+            raise nodes.fail(entries[name], f"{name} needs {key}: {argument.says}.")
         else:
             values[key] = argument.default
     if kind.needs_one_of and all(values[key] is None for key in kind.needs_one_of):
-        raise _fail(entries[name], f"{name} needs {' or '.join(kind.needs_one_of)}.")
+        raise nodes.fail(entries[name], f"{name} needs {' or '.join(kind.needs_one_of)}.")
     if name == "height" and (values["near"] is None) != (values["within"] is None):
-        raise _fail(entries[name], "height: near and within belong together.")
+        raise nodes.fail(entries[name], "height: near and within belong together.")
     low, high = values.get("at_least"), values.get("at_most")
     if low is not None and high is not None and low > high:
-        raise _fail(entries[name], f"{name}: at_least {low:g} is more than at_most {high:g}.")
-    weight = _positive(entries["weight"], "weight") if "weight" in entries else 1.0
+        raise nodes.fail(entries[name], f"{name}: at_least {low:g} is more than at_most {high:g}.")
+    weight = nodes.positive(entries["weight"], "weight") if "weight" in entries else 1.0
     when = _condition(entries["when"], "when", hysteresis=False) if "when" in entries else None
-    return Term(name, values, weight, when, _line(node))
+    return Term(name, values, weight, when, nodes.line(node))
 
 
 def _condition(node: Node, what: str, hysteresis: bool) -> Condition:
     bounds = ("above", "below", *(("release",) if hysteresis else ()))
-    entries = _mapping(node, what, (*CONDITIONS, *bounds))
+    entries = nodes.mapping(node, what, (*CONDITIONS, *bounds))
     kinds = [name for name in entries if name in CONDITIONS]
     if len(kinds) != 1:
-        raise _fail(node, f"{what} looks at one of {', '.join(CONDITIONS)}, got {kinds or 'none of them'}.")
+        raise nodes.fail(node, f"{what} looks at one of {', '.join(CONDITIONS)}, got {kinds or 'none of them'}.")
     name = kinds[0]
-    numbers = {key: _number(entries[key], key) if key in entries else None for key in ("above", "below", "release")}
-    condition = Condition(name, CONDITIONS[name].check(entries[name], name), **numbers, line=_line(node))
+    numbers = {
+        key: nodes.number(entries[key], key) if key in entries else None for key in ("above", "below", "release")
+    }
+    condition = Condition(name, CONDITIONS[name].check(entries[name], name), **numbers, line=nodes.line(node))
     try:
         condition.trigger()
     except BadInput as error:
-        raise _fail(node, f"{what}: {error}") from None
+        raise nodes.fail(node, f"{what}: {error}") from None
     return condition

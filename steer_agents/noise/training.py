@@ -43,7 +43,7 @@ from steer_agents.noise.vec_env import AsVecEnv
 from steer_agents.runs import jsonable, write_bytes
 
 Evaluate = Callable[[NoisePolicy], Mapping[str, float]]
-"""A noise policy -> named numbers of its evaluation; "success" is what plateaus and the best are judged by."""
+"""A noise policy -> named numbers of its evaluation; "score" (or else "success") is what plateaus and the best are judged by."""
 
 KIND = "noise training"
 
@@ -55,9 +55,9 @@ class Schedule:
     Args:
         evaluate_every: env steps between evaluations; the first one is before learning.
         checkpoint_minutes: between checkpoints; 0 takes one before every rollout.
-        patience: evaluations without gain of the deterministic success after which training stops; None never stops early.
+        patience: evaluations without gain of the deterministic score after which training stops; None never stops early.
         enough: stop at this deterministic success; None never.
-        gain: least gain that counts.
+        gain: least gain of the score that counts.
         tensorboard: also write TensorBoard files (needs the package tensorboard).
         progress: show a bar with the time left.
     """
@@ -76,7 +76,7 @@ class Learned:
     """What training gave.
 
     Args:
-        policy: the last noise policy; best: the one with the best deterministic success, the later one among equals.
+        policy: the last noise policy; best: the one with the best deterministic score (see `Evaluate`), the later one among equals.
         curve: one row per evaluation: env_steps, chunks, gradient_steps, cpu_seconds (of training, without evaluations), and
             what `Evaluate`
             gave, with the prefixes "det_" and "sampled_".
@@ -265,7 +265,8 @@ class _Run(BaseCallback):
             if key.startswith("train/")
         }
         self.rows.append(row)
-        score = row.get("det_success", 0.0)
+        success = row.get("det_success", 0.0)
+        score = row.get("det_score", success)
         if score >= self.best_score:
             self.best = policy
         if score >= self.best_score + self.schedule.gain:
@@ -275,7 +276,7 @@ class _Run(BaseCallback):
         self.best_score = max(score, self.best_score)
         s = self.schedule
         self.stopped = (s.patience is not None and self.stale >= s.patience) or (
-            s.enough is not None and score >= s.enough
+            s.enough is not None and success >= s.enough
         )
         for key, value in row.items():
             model.logger.record(f"evaluation/{key}", value)
