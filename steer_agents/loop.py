@@ -165,6 +165,11 @@ def episode_seeds(seed: int, count: int) -> list[int]:
     return list(seen)
 
 
+def consecutive_seeds(seed: int, count: int) -> list[int]:
+    """seed, seed + 1, ...: the episodes' seeds in `lerobot-eval`. Runs of seeds that are less than `episodes` apart share episodes."""
+    return list(range(seed, seed + count))
+
+
 def rollout(
     env: EnvLike,
     policy: Policy,
@@ -180,6 +185,7 @@ def rollout(
     progress: bool | None = None,
     condition: str = "",
     watch: Watch | None = None,
+    seeds: Callable[[int, int], Sequence[int]] = episode_seeds,
 ) -> Rollout:
     """Let a policy act in an environment for a number of episodes.
 
@@ -201,6 +207,7 @@ def rollout(
         condition: name of this condition, written into the table.
         watch: called after every environment step of the batch, e.g. to keep observations (`steer_agents.recording`). Not
             with `run`: waves that are finished already would not be watched.
+        seeds: how the episodes' seeds follow from `seed`, (seed, count) -> seeds; `consecutive_seeds` is LeRobot's way.
     Raises:
         RunMismatch: `run` holds another run; only `episodes` may grow.
         BadInput: an argument, or what the policy or `measures` gave, does not fit.
@@ -230,6 +237,7 @@ def rollout(
                 "num_envs": batch.num_envs,
                 "max_steps": max_steps,
                 "measures": measures,
+                **({} if seeds is episode_seeds else {"seeds": seeds}),
             }
         )
         folder = None if run is None else RunFolder(run)
@@ -241,7 +249,7 @@ def rollout(
         names = [f"{index:05d}-rows-{count:04d}" for index, count in enumerate(rows)]
         done = [folder is not None and folder.has_shard(name) for name in names]
         # The rows of a padded last batch need seeds as well, hence the whole waves.
-        seeds = episode_seeds(seed, len(starts) * batch.num_envs)
+        of_all = list(seeds(seed, len(starts) * batch.num_envs))
         bar = stack.enter_context(_progress_bar(progress, condition or "rollout", episodes, batch, max_steps))
         waves: list[dict[str, pa.Table]] = []
         attached = nullcontext() if steerer is None or all(done) else steerer.attach(policy)
@@ -251,7 +259,7 @@ def rollout(
                     if finished and folder is not None:
                         wave = folder.read_shard(name)
                     else:
-                        own = seeds[start : start + (batch.num_envs if batch.fixed_rows else count)]
+                        own = of_all[start : start + (batch.num_envs if batch.fixed_rows else count)]
                         wave = _run_wave(
                             batch, policy, start, count, own, options, max_steps, measures, condition, bar, watch
                         )

@@ -150,10 +150,10 @@ def diffusion_passes(policy: Any, call: Call) -> Iterator[None]:
     sample, start, advance = core.conditional_sample, scheduler.set_timesteps, scheduler.step
     condition: list[Tensor] = []
 
-    def conditional_sample(batch_size: int, global_cond: Tensor, noise: Tensor, **rest: Any) -> Tensor:
-        context.repeats = len(noise) // batch_size
+    def conditional_sample(batch_size: int, global_cond: Tensor, noise: Tensor | None, **rest: Any) -> Tensor:
+        context.repeats = 1 if noise is None else len(noise) // batch_size
         condition[:] = [global_cond.repeat_interleave(context.repeats, 0)]
-        sampled: Tensor = sample(len(noise), global_cond=condition[0], noise=noise, **rest)
+        sampled: Tensor = sample(batch_size * context.repeats, global_cond=condition[0], noise=noise, **rest)
         return sampled
 
     def set_timesteps(*args: Any, **rest: Any) -> None:
