@@ -1,4 +1,5 @@
-"""The command line: `steer-agents list | demos | experiment | rollout | compare | find | neurons | show | reward | train | doctor`.
+"""The command line: `steer-agents list | demos | experiment | recipe | rollout | compare | find | neurons | show | reward | train |
+doctor | rebuild`, and what `cli_robot.py` adds.
 
 Every command prints tables for people; `--json` prints the same for programs. A mistake in what was asked gives one clear
 message and exit status 2, never a traceback.
@@ -6,7 +7,6 @@ message and exit status 2, never a traceback.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,33 +16,10 @@ from typing import Any
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from launch import cli_recipe
+from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
-
-app = tyro.extras.SubcommandApp()
-_OUT = Console(highlight=False)
-
-
-def _print(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
-    """A list of equal dicts as a table, or as JSON; brackets in texts are shown, not read as styles."""
-    if as_json:
-        from steer_agents.runs import jsonable
-
-        print(json.dumps(jsonable(rows), indent=1))
-        return
-    table = Table(title=escape(title), title_justify="left", header_style="bold")
-    for name in rows[0] if rows else []:
-        table.add_column(escape(str(name)), overflow="fold")
-    for row in rows:
-        table.add_row(*[_cell(value) for value in row.values()])
-    _OUT.print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "-" if value is None else escape(str(value))
 
 
 @app.command(name="list")
@@ -76,18 +53,14 @@ def list_(what: tyro.conf.Positional[str] = "all", /, json: bool = False) -> Non
         raise BadInput(f"list: {what!r} is unknown{nearest(what, ['all', *tables])}")
     chosen = tables if what == "all" else {what: tables[what]}
     if json:
-        print(_dumps(chosen))
+        print(dumps(chosen))
         return
     for title, rows in chosen.items():
-        _print(rows, title, False)
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, indent=1)
+        print_rows(rows, title, False)
 
 
 @app.command
-def recipe(
+def rebuild(
     name: tyro.conf.Positional[str] = "list", /, out: Path = Path("runs/recipes"), install: bool = False,
     json: bool = False,
 ) -> None:  # fmt: skip
@@ -103,10 +76,10 @@ def recipe(
 
     if name == "list":
         rows = [{"recipe": key, "what": r.summary, "minutes": r.minutes} for key, r in RECIPES.items()]
-        _print(rows, "recipes", json)
+        print_rows(rows, "recipes", json)
         return
     made = [run_recipe(one, out, install) for one in (RECIPES if name == "all" else [name])]
-    _print([{"policy": path.stem, "weights": str(path)} for path in made], "made", json)
+    print_rows([{"policy": path.stem, "weights": str(path)} for path in made], "made", json)
 
 
 experiment = tyro.extras.SubcommandApp()
@@ -140,15 +113,15 @@ def experiment_run(
 
     results = run_experiment(name, quick, runs, changed=set)
     if json:
-        print(_dumps(results))
+        print(dumps(results))
         return
-    _print(
+    print_rows(
         [{key: _interval(bar[key]) if key == "interval" else bar[key] for key in bar} for bar in results["bars"]],
         "bars",
         False,
     )
-    _OUT.print(results["verdict"], markup=False)
-    _OUT.print(f"\nreport: {folder_of(name, quick, runs, set) / 'report.html'}", markup=False, soft_wrap=True)
+    OUT.print(results["verdict"], markup=False)
+    OUT.print(f"\nreport: {folder_of(name, quick, runs, set) / 'report.html'}", markup=False, soft_wrap=True)
 
 
 def _interval(interval: Any) -> str | None:
@@ -167,13 +140,14 @@ def rollout_(
     strength: float = 0.0,
     layer: int | None = None,
     temperature: float = 1.0,
+    strengths: dict[str, float] | None = None,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
     """Run a policy in an environment, steered or not.
 
     Args:
-        policy: e.g. llm:smollm2-135m or bandit:ucb1.
+        policy: e.g. llm:smollm2-135m or bandit:ucb1; or a recipe, slow.yaml or its folder.
         env: an environment id, see `steer-agents list environments`.
         episodes: how many.
         seed: of the run; equal seeds give pairs of episodes.
@@ -182,6 +156,7 @@ def rollout_(
         strength: relative dose alpha of the direction.
         layer: use only this layer of the direction.
         temperature: of the decision.
+        strengths: of a recipe's parts, in place of its own: --strengths slow 0.2.
         out: run folder; an interrupted run goes on there.
         json: print the mean of every measure as JSON.
     """
@@ -196,6 +171,19 @@ def rollout_(
     from steer_agents.steerer import Steerer
 
     parts: list[Any] = []
+    if is_recipe(policy):
+        if direction is not None or strength or temperature != 1.0:
+            raise BadInput(
+                "rollout: a recipe says all of its steering; leave out --direction, --strength and --temperature."
+            )
+        from launch.steered import load
+
+        steered = load(policy, strengths)
+        acting, parts = steered.policy, [one.part for one in steered.recipe.parts]
+    else:
+        if strengths:
+            raise BadInput("rollout: --strengths are those of a recipe's parts; use --strength for a direction.")
+        acting = policies.load(policy)
     if direction is not None:
         found = Direction.load(direction)
         parts.append(Add(found if layer is None else found.at(layer), strength=strength))
@@ -210,16 +198,16 @@ def rollout_(
     is_bandit = env in gym.registry and "bandits" in str(gym.spec(env).entry_point)
     measures = episode_measures if is_bandit else None
     result = rollout(
-        env, policies.load(policy), Steerer(*parts) if parts else None, episodes=episodes, seed=seed, num_envs=num_envs, run=out,
+        env, acting, Steerer(*parts) if parts else None, episodes=episodes, seed=seed, num_envs=num_envs, run=out,
         measures=measures,
     )  # fmt: skip
     if json:
         numbers = result.episodes.drop(columns=["episode", "seed"]).mean(numeric_only=True)
-        print(_dumps({name: None if value != value else value for name, value in numbers.items()}))
+        print(dumps({name: None if value != value else value for name, value in numbers.items()}))
         return
-    _OUT.print(str(result), markup=False)
+    OUT.print(str(result), markup=False)
     numbers = result.episodes.drop(columns=["episode", "seed"]).select_dtypes("number")
-    _print(
+    print_rows(
         [{"measure": name, "mean": float(numbers[name].mean()), "sd": float(numbers[name].std())} for name in numbers],
         "episodes",
         False,
@@ -268,10 +256,10 @@ def demos(
             Console(stderr=True).print("interrupted; nothing was kept, the same command starts anew")
             sys.exit(130)
     if json:
-        print(_dumps(made))
+        print(dumps(made))
         return
-    _print(made["tasks"], f"{made['root']}: {made['megabytes']} MB in {made['seconds']:.0f} s", False)
-    _OUT.print(
+    print_rows(made["tasks"], f"{made['root']}: {made['megabytes']} MB in {made['seconds']:.0f} s", False)
+    OUT.print(
         f"train on it: lerobot-train --dataset.repo_id={made['repo_id']} --dataset.root={made['root']} --policy.type=diffusion "
         "--policy.push_to_hub=false",
         soft_wrap=True, markup=False,
@@ -317,7 +305,7 @@ def compare_(
     from steer_agents.loop import Rollout
 
     result = compare(Rollout.load(a), Rollout.load(b), measure, names=(str(a), str(b)))
-    print(_dumps(result.to_dict()) if json else str(result))
+    print(dumps(result.to_dict()) if json else str(result))
 
 
 @app.command(name="find")
@@ -408,7 +396,7 @@ def neurons(
         ).save(out)
     if not json:
         rows = [{**row, "tokens": " | ".join(row["tokens"])} for row in rows]
-    _print(rows, f"{title}; {table.n_neurons} in all", json)
+    print_rows(rows, f"{title}; {table.n_neurons} in all", json)
     for path in filter(None, (html, out)):
         Console(stderr=True, highlight=False).print(f"written: {path}", markup=False, soft_wrap=True)
 
@@ -447,7 +435,7 @@ def show(path: tyro.conf.Positional[Path], /, json: bool = False) -> None:
     ]
     if json:
         print(
-            _dumps(
+            dumps(
                 {
                     "method": direction.method,
                     "model": dict(direction.model),
@@ -458,7 +446,7 @@ def show(path: tyro.conf.Positional[Path], /, json: bool = False) -> None:
         )
         return
     model = ", ".join(f"{name} {value}" for name, value in direction.model.items())
-    _print(rows, f"{path}: {direction.method}; made on {model or 'an unknown model'}", False)
+    print_rows(rows, f"{path}: {direction.method}; made on {model or 'an unknown model'}", False)
 
 
 @app.command(name="reward")
@@ -479,7 +467,7 @@ def reward(
     if path is None:
         print(manual())
         return
-    _print(reward_rows(path, task, seed), f"{path}: {'' if task is None else f'on {task}, '}sound", json)
+    print_rows(reward_rows(path, task, seed), f"{path}: {'' if task is None else f'on {task}, '}sound", json)
 
 
 @app.command(name="train")
@@ -535,10 +523,10 @@ def train_(
         max_steps, shift, patience, checkpoint_minutes, tensorboard, progress=not json,
     )  # fmt: skip
     if json:
-        print(_dumps(results))
+        print(dumps(results))
         return
-    _print(results["rows"], "held-out starts", False)
-    _OUT.print(f"noise policies: {out}", soft_wrap=True)
+    print_rows(results["rows"], "held-out starts", False)
+    OUT.print(f"noise policies: {out}", soft_wrap=True)
 
 
 @app.command(name="doctor")
@@ -558,23 +546,23 @@ def doctor(policy: tyro.conf.Positional[str], /, calls: int = 1000, json: bool =
 
     checks = examine(policies.load(policy), n_calls=calls)
     if json:
-        print(_dumps(jsonable([asdict(check) for check in checks])))
+        print(dumps(jsonable([asdict(check) for check in checks])))
     else:
-        _OUT.print(render(checks))
+        OUT.print(render(checks))
     if any(check.passed is False for check in checks):
         sys.exit(1)
 
 
-def _experiment_main(args: list[str]) -> None:
-    experiment.cli(prog="steer-agents experiment", args=args)
+GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
+"""Words that have commands of their own."""
 
 
 def main() -> None:
     """Entry point of `steer-agents`."""
     args = sys.argv[1:]
     try:
-        if args[:1] == ["experiment"]:
-            _experiment_main(args[1:])
+        if args and args[0] in GROUPS:
+            GROUPS[args[0]].cli(prog=f"steer-agents {args[0]}", args=args[1:])
         else:
             app.cli(prog="steer-agents", description="Steer pretrained policies at run time.", args=args)
     except SteerError as error:

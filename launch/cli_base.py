@@ -1,0 +1,46 @@
+"""What the modules of the command line share: the app that they add commands to, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+app = tyro.extras.SubcommandApp()
+OUT = Console(highlight=False)
+
+
+def print_rows(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
+    """A list of equal dicts as a table, or as JSON; brackets in texts are shown, not read as styles."""
+    if as_json:
+        from steer_agents.runs import jsonable
+
+        print(json.dumps(jsonable(rows), indent=1))
+        return
+    table = Table(title=escape(title), title_justify="left", header_style="bold")
+    for name in rows[0] if rows else []:
+        table.add_column(escape(str(name)), overflow="fold")
+    for row in rows:
+        table.add_row(*[_cell(value) for value in row.values()])
+    OUT.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else escape(str(value))
+
+
+def dumps(value: Any) -> str:
+    """As the commands print JSON."""
+    return json.dumps(value, indent=1)
+
+
+def is_recipe(name: str) -> bool:
+    """Whether a name is that of a recipe, and not of a policy."""
+    return name.endswith((".yaml", ".yml")) or (Path(name) / "recipe.yaml").is_file()
