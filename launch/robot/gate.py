@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from ruckig import ControlInterface, InputParameter, Ruckig, Synchronization, Trajectory
 
 from policies.errors import BadInput, nearest
-from steer_agents.envelope import SafetyEnvelope
+from steer_agents.envelope import Limit, SafetyEnvelope
 
 STEERED, UNSTEERED, HOLD, STOPPED = "steered", "unsteered", "hold", "stopped"
 CARTESIAN = ("ee.x", "ee.y", "ee.z")
@@ -86,8 +86,7 @@ class Senses:
     fault: str | None = None
 
 
-@dataclass(frozen=True)
-class GateState:
+class GateState(NamedTuple):
     """Everything that the next step depends on; plain data.
 
     Args:
@@ -219,7 +218,7 @@ class Gate:
 
     def resume(self, state: GateState, now: float) -> GateState:
         """Go on after an operator's stop: unsteered until `recovery` has passed, then with the ramp."""
-        return replace(state, stopped=None, level=1, strike_at=now, fell_at=now, unchanged_since=now, travel=0.0)
+        return state._replace(stopped=None, level=1, strike_at=now, fell_at=now, unchanged_since=now, travel=0.0)
 
     def step(
         self, state: GateState, command: Command | None, senses: Senses, now: float
@@ -235,14 +234,14 @@ class Gate:
         decisions: list[str] = []
         state = self._sense(state, senses, now)
         if senses.stop is not None and state.stopped is None:
-            state = replace(state, stopped=senses.stop)
+            state = state._replace(stopped=senses.stop)
         brake = self._must_brake(state, senses, now, decisions)
         hold = "frozen observation" in decisions
         strike = hold
         if senses.waiting > self.envelope.inference_timeout:
             decisions.append("slow inference")
             strike |= state.level == 0
-            state = replace(state, strike_at=now)
+            state = state._replace(strike_at=now)
         target = None
         if command is None:
             decisions.append("no action")
@@ -269,7 +268,7 @@ class Gate:
         mode = STOPPED if state.stopped is not None else _LEVELS[state.level] if target is not None else HOLD
         since = now - state.steered_at
         ramp = 0.0 if state.level else 1.0 if since >= self.envelope.ramp_in else max(0.0, since / self.envelope.ramp_in)
-        after = replace(moved, asked=None if asked is None else tuple(asked))
+        after = moved._replace(asked=None if asked is None else tuple(asked))
         return after, Verdict(dict(zip(self.names, after.position, strict=True)), mode, tuple(decisions), ramp)
 
     # -------------------------------------------------------------------------------------------------- what is checked
@@ -288,7 +287,7 @@ class Gate:
             return state
         measured = tuple(row)
         if measured != state.measured:
-            return replace(state, measured=measured, unchanged_since=now, travel=0.0)
+            return state._replace(measured=measured, unchanged_since=now, travel=0.0)
         return state
 
     def _must_brake(self, state: GateState, senses: Senses, now: float, decisions: list[str]) -> bool:
@@ -347,11 +346,11 @@ class Gate:
                 level = min(level + 1, 2)
             if level != state.level:
                 decisions.append(f"fall back to {_LEVELS[level]}")
-                return replace(state, level=level, strike_at=now, fell_at=now)
-            return replace(state, strike_at=now)
+                return state._replace(level=level, strike_at=now, fell_at=now)
+            return state._replace(strike_at=now)
         if state.level and state.stopped is None and now - state.strike_at >= self.envelope.recovery:
             decisions.append(f"back to {_LEVELS[state.level - 1]}")
-            return replace(state, level=state.level - 1, strike_at=now, fell_at=now, steered_at=now)
+            return state._replace(level=state.level - 1, strike_at=now, fell_at=now, steered_at=now)
         return state
 
     # --------------------------------------------------------------------------------------------------------- motion
@@ -369,8 +368,8 @@ class Gate:
             self._say_limits(after, target, decisions)
         position, velocity, acceleration = after
         moved = max(abs(b - a) / s for a, b, s in zip(state.position, position, self._speed, strict=True))
-        return replace(
-            state, before=state.position, position=position, velocity=velocity, acceleration=acceleration, travel=state.travel + moved
+        return state._replace(
+            before=state.position, position=position, velocity=velocity, acceleration=acceleration, travel=state.travel + moved
         )
 
     def _towards(self, state: GateState, target: list[float]) -> tuple[tuple[float, ...], ...] | None:
@@ -435,15 +434,26 @@ class Gate:
             return False
 
     def _stops_inside(self, state: GateState, after: tuple[tuple[float, ...], ...]) -> bool:
+        """Whether a stop from there stays in the envelope: by a bound on how far it goes, or else along the stop itself."""
+        room = [_room(v, a, limit) for v, a, limit in zip(after[1], after[2], self._limits, strict=True)]
+        lowest = [p - d for p, d in zip(after[0], room, strict=True)]
+        highest = [p + d for p, d in zip(after[0], room, strict=True)]
+        if self._forward is None and self._inside(state, after[0], lowest, highest):
+            return True
         if not self._plan_stop(*after):
             return False
         ways = [_extremes(profile, value) for profile, value in zip(self._stop.profiles[0], after[0], strict=True)]
-        lowest, highest = [low for low, _ in ways], [high for _, high in ways]
-        if any(value < low - _ROUNDING for value, low in zip(lowest, self._low, strict=True)):
-            return False
-        if any(value > high + _ROUNDING for value, high in zip(highest, self._high, strict=True)):
-            return False
-        return not self._boxed or self._clear([state.before, state.position, after[0], lowest, highest], self._stop)
+        return self._inside(state, after[0], [low for low, _ in ways], [high for _, high in ways])
+
+    def _inside(self, state: GateState, here: Sequence[float], lowest: Sequence[float], highest: Sequence[float]) -> bool:
+        """Whether limits and boxes hold for positions between these."""
+        for value, low in zip(lowest, self._low, strict=True):
+            if value < low - _ROUNDING:
+                return False
+        for value, high in zip(highest, self._high, strict=True):
+            if value > high + _ROUNDING:
+                return False
+        return not self._boxed or self._clear([state.before, state.position, here, lowest, highest], self._stop)
 
     def _clear(self, rows: Sequence[Sequence[float]], stop: Any = None) -> bool:
         """Whether the end-effector is in the workspace and out of the keep-out boxes on the whole way through these rows."""
@@ -471,6 +481,13 @@ class Gate:
                 hard = abs(after[2][place]) >= 0.999 * limit.acceleration
                 what = "speed" if fast else "acceleration" if hard else "jerk"
                 decisions.append(f"limit {what} {self.names[place]}")
+
+
+def _room(velocity: float, acceleration: float, limit: Limit) -> float:
+    """A distance that a stop never exceeds: peak speed x (time to end the acceleration + longest braking from that speed)."""
+    a, most, jerk = abs(acceleration), limit.acceleration, limit.jerk
+    peak = abs(velocity) + a * a / (2 * jerk)
+    return peak * (a / jerk + peak / most + most / jerk)
 
 
 def _extremes(profile: Any, start: float) -> tuple[float, float]:
