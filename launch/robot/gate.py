@@ -476,7 +476,7 @@ class Gate:
     def _say_limits(self, after: tuple[tuple[float, ...], ...], target: Sequence[float], decisions: list[str]) -> None:
         """Name what kept each action from its target."""
         for place, (limit, wanted) in enumerate(zip(self._limits, target, strict=True)):
-            if abs(after[0][place] - wanted) > 1e-3 * limit.speed * self.period:
+            if abs(after[0][place] - wanted) > 0.05 * limit.speed * self.period:
                 fast = abs(after[1][place]) >= 0.999 * limit.speed
                 hard = abs(after[2][place]) >= 0.999 * limit.acceleration
                 what = "speed" if fast else "acceleration" if hard else "jerk"
