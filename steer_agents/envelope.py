@@ -159,7 +159,9 @@ class SafetyEnvelope:
         if not isinstance(self.dead_man, bool):
             raise BadInput(f"envelope: dead_man must be true or false, got {self.dead_man!r}.")
         if self.on_violation not in ON_VIOLATION:
-            raise BadInput(f"envelope: on_violation={self.on_violation!r} is unknown{nearest(self.on_violation, ON_VIOLATION)}")
+            raise BadInput(
+                f"envelope: on_violation={self.on_violation!r} is unknown{nearest(self.on_violation, ON_VIOLATION)}"
+            )
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> SafetyEnvelope:

@@ -33,7 +33,7 @@ class Adapter(Protocol):
         """The policy's observation, without a batch axis, from the robot's."""
         ...
 
-    def targets(self, actions: np.ndarray, start: Sequence[float]) -> np.ndarray:
+    def targets(self, actions: np.ndarray, start: np.ndarray) -> np.ndarray:
         """(H, N) absolute targets from (H, A) actions.
 
         Args:
@@ -50,8 +50,8 @@ class TabletopDeltas:
     when the observation was made, and no leash ties the target to where the arm is (the gate limits how fast it goes).
     """
 
-    names = ACTIONS
-    dt = CONTROL_DT
+    names: tuple[str, ...] = ACTIONS
+    dt: float = CONTROL_DT
 
     def observe(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """`agent_pos` (8,) and what the robot gives of `environment_state` and pictures.
@@ -72,7 +72,7 @@ class TabletopDeltas:
             found[PIXELS] = pictures
         return found
 
-    def targets(self, actions: np.ndarray, start: Sequence[float]) -> np.ndarray:
+    def targets(self, actions: np.ndarray, start: np.ndarray) -> np.ndarray:
         """See `Adapter`; entries beyond [-1, 1] are clipped, and what is not finite stays so, for the gate to refuse."""
         actions = np.asarray(actions, dtype=float)
         if actions.ndim != 2 or actions.shape[1] != 7:
@@ -115,9 +115,11 @@ class AbsoluteTargets:
             found[PIXELS] = pictures
         return found
 
-    def targets(self, actions: np.ndarray, start: Sequence[float]) -> np.ndarray:
+    def targets(self, actions: np.ndarray, start: np.ndarray) -> np.ndarray:
         """The actions themselves."""
         actions = np.asarray(actions, dtype=float)
         if actions.ndim != 2 or actions.shape[1] != len(self.names):
-            raise BadInput(f"expected actions of shape (H, {len(self.names)}) for {list(self.names)}, got {actions.shape}.")
+            raise BadInput(
+                f"expected actions of shape (H, {len(self.names)}) for {list(self.names)}, got {actions.shape}."
+            )
         return actions

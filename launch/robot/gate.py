@@ -41,12 +41,13 @@ Forward = Callable[[Mapping[str, float]], Sequence[float]]
 
 PATIENCE = 0.5
 """Time that a fall back is given before the next one [s]: an unsteered chunk has to arrive first."""
-JUMP = 0.1
-"""A target that moves in one step by more than full speed does in this time [s] is a jump."""
+JUMP = 0.3
+"""A target that moves in one step by more than full speed does in this time [s] is a jump; grippers may: many are open or shut."""
 TRAVEL = 0.05
 """An observation that does not change is frozen once the command has moved for this long at full speed [s]."""
 _LEVELS = (STEERED, UNSTEERED, HOLD)
 _ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Command:
@@ -152,7 +153,11 @@ class Gate:
     """
 
     def __init__(
-        self, envelope: SafetyEnvelope, period: float, names: Sequence[str] | None = None, forward: Forward | None = None
+        self,
+        envelope: SafetyEnvelope,
+        period: float,
+        names: Sequence[str] | None = None,
+        forward: Forward | None = None,
     ) -> None:
         if not (math.isfinite(period) and period > 0):
             raise BadInput(f"gate: period must be positive and finite, got {period!r}.")
@@ -189,7 +194,9 @@ class Gate:
         self._brake.max_jerk = [one.jerk for one in limits]
         self._brake.target_velocity = self._brake.target_acceleration = [0.0] * n
         self._single, self._way = Ruckig(1), Trajectory(1)
-        self._go = [InputParameter(1) for _ in limits]  # each on its own: a gripper that is far from its target slows no arm
+        self._go = [
+            InputParameter(1) for _ in limits
+        ]  # each on its own: a gripper that is far from its target slows no arm
         for go, one in zip(self._go, limits, strict=True):
             go.max_velocity, go.max_acceleration, go.max_jerk = [one.speed], [one.acceleration], [one.jerk]
 
@@ -201,7 +208,9 @@ class Gate:
         """
         here = self._row(measured)
         if here is None:
-            raise BadInput(f"gate: the robot's observation must hold a finite number for each of {list(self.names)}, got {dict(measured)}.")
+            raise BadInput(
+                f"gate: the robot's observation must hold a finite number for each of {list(self.names)}, got {dict(measured)}."
+            )
         outside = [
             f"{name} is {value:g}, allowed {low:g} to {high:g}"
             for name, value, low, high in zip(self.names, here, self._low, self._high, strict=True)
@@ -220,9 +229,7 @@ class Gate:
         """Go on after an operator's stop: unsteered until `recovery` has passed, then with the ramp."""
         return state._replace(stopped=None, level=1, strike_at=now, fell_at=now, unchanged_since=now, travel=0.0)
 
-    def step(
-        self, state: GateState, command: Command | None, senses: Senses, now: float
-    ) -> tuple[GateState, Verdict]:
+    def step(self, state: GateState, command: Command | None, senses: Senses, now: float) -> tuple[GateState, Verdict]:
         """One step of the control loop.
 
         Args:
@@ -267,7 +274,9 @@ class Gate:
         moved = self._move(state, target, asked, decisions)
         mode = STOPPED if state.stopped is not None else _LEVELS[state.level] if target is not None else HOLD
         since = now - state.steered_at
-        ramp = 0.0 if state.level else 1.0 if since >= self.envelope.ramp_in else max(0.0, since / self.envelope.ramp_in)
+        ramp = (
+            0.0 if state.level else 1.0 if since >= self.envelope.ramp_in else max(0.0, since / self.envelope.ramp_in)
+        )
         after = moved._replace(asked=None if asked is None else tuple(asked))
         return after, Verdict(dict(zip(self.names, after.position, strict=True)), mode, tuple(decisions), ramp)
 
@@ -316,7 +325,7 @@ class Gate:
         found = len(decisions)
         if state.asked is not None:
             for name, value, last, speed in zip(self.names, target, state.asked, self._speed, strict=True):
-                if abs(value - last) > speed * JUMP:
+                if abs(value - last) > speed * JUMP and name != self.envelope.gripper:
                     decisions.append(f"jump {name}")
         inside = []
         for name, value, low, high in zip(self.names, target, self._low, self._high, strict=True):
@@ -334,9 +343,7 @@ class Gate:
                 inside[g] = state.position[g]
         return beyond, inside
 
-    def _fall(
-        self, state: GateState, strike: bool, hold: bool, now: float, decisions: list[str]
-    ) -> GateState:
+    def _fall(self, state: GateState, strike: bool, hold: bool, now: float, decisions: list[str]) -> GateState:
         """Fall back after a fault: steered, unsteered, hold; and come back one by one."""
         if strike:
             level = state.level
@@ -369,12 +376,16 @@ class Gate:
         position, velocity, acceleration = after
         moved = max(abs(b - a) / s for a, b, s in zip(state.position, position, self._speed, strict=True))
         return state._replace(
-            before=state.position, position=position, velocity=velocity, acceleration=acceleration, travel=state.travel + moved
+            before=state.position,
+            position=position,
+            velocity=velocity,
+            acceleration=acceleration,
+            travel=state.travel + moved,
         )
 
     def _towards(self, state: GateState, target: list[float]) -> tuple[tuple[float, ...], ...] | None:
         """One period along the way to the target; None if no stop inside the envelope is left then."""
-        position, velocity, acceleration = [], [], []
+        near: list[tuple[float, float, float]] = []
         for place, value in enumerate(target):
             rate = 0.0 if state.asked is None else (value - state.asked[place]) / self.period
             rate = rate if abs(rate) <= 0.9 * self._speed[place] else 0.0
@@ -382,10 +393,8 @@ class Gate:
             there = self._approach(self._go[place], here, value, rate)
             if there is None:
                 return None
-            position.append(there[0])
-            velocity.append(there[1])
-            acceleration.append(there[2])
-        after = self._landed(position, velocity, acceleration)
+            near.append(there)
+        after = self._landed(*zip(*near, strict=True))
         return after if self._stops_inside(state, after) else None
 
     def _approach(
@@ -410,9 +419,8 @@ class Gate:
             zero = (0.0,) * len(state.position)
             return state.position, zero, zero
         if self._stop.duration <= self.period:
-            position = self._stop.at_time(self._stop.duration)[0]
-            zero = [0.0] * len(state.position)
-            return self._landed(position, zero, zero)
+            rest = [0.0] * len(state.position)
+            return self._landed(self._stop.at_time(self._stop.duration)[0], rest, rest)
         return self._landed(*self._stop.at_time(self.period))
 
     def _landed(
@@ -445,7 +453,9 @@ class Gate:
         ways = [_extremes(profile, value) for profile, value in zip(self._stop.profiles[0], after[0], strict=True)]
         return self._inside(state, after[0], [low for low, _ in ways], [high for _, high in ways])
 
-    def _inside(self, state: GateState, here: Sequence[float], lowest: Sequence[float], highest: Sequence[float]) -> bool:
+    def _inside(
+        self, state: GateState, here: Sequence[float], lowest: Sequence[float], highest: Sequence[float]
+    ) -> bool:
         """Whether limits and boxes hold for positions between these."""
         for value, low in zip(lowest, self._low, strict=True):
             if value < low - _ROUNDING:

@@ -81,6 +81,7 @@ class Blend:
         share = 1.0 if self.seam <= 0 else (now - self.since) / self.seam
         if new is None or self.old is None or share >= 1.0:
             return new
-        before = self.old.targets[-1] if self.old.at(now) is None else self.old.at(now)
+        old = self.old.at(now)
+        before = self.old.targets[-1] if old is None else old
         weight = share * share * (3 - 2 * share) if share > 0 else 0.0
         return np.asarray((1 - weight) * before + weight * new)

@@ -80,7 +80,7 @@ class SimArm:
         self._before = world.tcp.copy()
         return info
 
-    def command(self, target: Sequence[float]) -> None:
+    def command(self, target: Sequence[float] | np.ndarray) -> None:
         """Queue a target, (7,) in the order of `ACTIONS`; the next segment of the spline takes it.
 
         Raises:
@@ -200,5 +200,3 @@ class SimArm:
     def close(self) -> None:
         """Free what drawing needed."""
         self.env.close()
-
-
