@@ -29,8 +29,8 @@ class Plan:
 
     @property
     def ends(self) -> float:
-        """When its last action is over."""
-        return self.begins + len(self.targets) * self.dt
+        """When its last target may no longer be held: one step after its time, so that the next chunk can arrive late."""
+        return self.begins + (len(self.targets) + 1) * self.dt
 
     def at(self, now: float) -> np.ndarray | None:
         """(N,) target at a time; None when the chunk is over.

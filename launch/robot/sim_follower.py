@@ -7,13 +7,10 @@ process, and every action that is sent is one period of simulated time.
 
 from __future__ import annotations
 
-import io
 import multiprocessing
-import time
 from collections.abc import Mapping
 from functools import cached_property
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,16 +19,15 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnected
 
 from envs.tabletop.control import WORKSPACE
 from envs.tabletop.observations import N_ENVIRONMENT_STATE
-from envs.tabletop.scene import CAMERAS, TIMESTEP
+from envs.tabletop.scene import CAMERAS
 from launch.robot.config_sim_follower import SimFollowerConfig
 from launch.robot.sim_arm import ACTIONS, FINGERS, FORCE, OPEN, SHUT, SimArm
+from launch.robot.sim_process import live
 from launch.robot.wire import pack, unpack
 from policies.errors import BadInput
 from steer_agents.envelope import Box, Limit, SafetyEnvelope
-from steer_agents.runs import write_bytes
 
 _ANSWER, _START = 0.5, 60.0
-_SLIP = 0.05
 
 
 def sim_envelope(fps: int = 30, speed: float = 0.25, **changes: Any) -> SafetyEnvelope:
@@ -118,7 +114,7 @@ class SimFollower(Robot):
             config.init_state_id,
             config.trace,
         )
-        self._process = context.Process(target=_live, args=(theirs, *settings), name="sim_follower", daemon=True)
+        self._process = context.Process(target=live, args=(theirs, *settings), name="sim_follower", daemon=True)
         self._process.start()
         theirs.close()
         self.info = self._ask("info", timeout=_START)
@@ -186,58 +182,3 @@ class SimFollower(Robot):
         except (EOFError, OSError) as error:
             raise ConnectionError(f"sim_follower: the arm's process is gone ({type(error).__name__}).") from None
         raise ConnectionError(f"sim_follower: no answer to {kind!r} within {timeout:g} s.")
-
-
-def _live(
-    pipe: Connection, task: str, obs_type: str, camera_size: int, fps: int, seed: int, init_state_id: int | None, trace: Path | None
-) -> None:  # fmt: skip
-    """The arm's process: physics in real time, messages between its steps."""
-    import signal
-
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the control process, which stops the arm before it lets go
-    arm = SimArm(task, obs_type, camera_size, fps)
-    info = arm.reset(seed, init_state_id)
-    due, left = time.monotonic(), None
-    while left is None or left > 0:
-        due += TIMESTEP
-        late = time.monotonic() - due
-        if late > _SLIP:  # the machine was busy: simulated time slips, nothing is caught up
-            due += late
-        while left is None and (pause := due - time.monotonic()) > 0:
-            try:
-                if pipe.poll(pause):
-                    _answer(pipe, arm, info)
-            except (EOFError, OSError):
-                left = round(0.5 / TIMESTEP)  # nobody holds the other end: come to rest
-        if left is None:
-            try:
-                while pipe.poll(0):
-                    _answer(pipe, arm, info)
-            except (EOFError, OSError):
-                left = round(0.5 / TIMESTEP)
-        arm.step()
-        if left is not None:
-            left -= 1
-    if trace is not None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arm.trace())
-        write_bytes(trace, buffer.getvalue())
-    arm.close()
-
-
-def _answer(pipe: Connection, arm: SimArm, info: Mapping[str, Any]) -> None:
-    kind, fields = unpack(pipe.recv_bytes())
-    if kind == "command":
-        arm.command(fields["row"])
-        return
-    found: Mapping[str, Any]
-    if kind == "observe":
-        found = arm.observe()
-    elif kind == "trace":
-        found = arm.trace()
-    else:
-        found = info if kind == "info" else arm.info()
-        found = {name: value for name, value in found.items() if isinstance(value, str | int | float | bool)}
-    pipe.send_bytes(pack(kind, found))
