@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from launch.robot.contract import Chunk, Knob
 from policies.base import Policy
 from policies.chunks import ChunkPolicy
 from policies.errors import BadInput, nearest
-from steer_agents.interventions import Intervention
-from steer_agents.steerer import Steerer
+
+if TYPE_CHECKING:  # a policy without a network and without steering needs no torch
+    from steer_agents.steerer import Steerer
 
 
 class PolicyInference:
@@ -115,8 +116,12 @@ class PolicyInference:
 
 def named_knobs(steerer: Steerer | None) -> list[Knob]:
     """One knob per named activation part of scalar strength, between 0 and its value."""
+    if steerer is None:
+        return []
+    from steer_agents.interventions import Intervention
+
     found = []
-    for part in () if steerer is None else steerer.parts:
+    for part in steerer.parts:
         if isinstance(part, Intervention) and part.name:
             value = np.asarray(part.the_strength.value, dtype=float)
             if value.ndim == 0:

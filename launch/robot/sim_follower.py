@@ -17,39 +17,15 @@ import numpy as np
 from lerobot.robots import Robot
 from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnectedError
 
-from envs.tabletop.control import WORKSPACE
 from envs.tabletop.observations import N_ENVIRONMENT_STATE
 from envs.tabletop.scene import CAMERAS
 from launch.robot.config_sim_follower import SimFollowerConfig
-from launch.robot.sim_arm import ACTIONS, FINGERS, FORCE, OPEN, SHUT, SimArm
+from launch.robot.sim_arm import ACTIONS, FINGERS, FORCE, SimArm
 from launch.robot.sim_process import live
 from launch.robot.wire import pack, unpack
 from policies.errors import BadInput
-from steer_agents.envelope import Box, Limit, SafetyEnvelope
 
 _ANSWER, _START = 0.5, 60.0
-
-
-def sim_envelope(fps: int = 30, speed: float = 0.25, **changes: Any) -> SafetyEnvelope:
-    """The envelope of the simulated arm, and a pattern for others.
-
-    Speed 0.25 m/s is what ISO 10218-1 calls reduced speed. The acceleration is 4/3 of speed x fps, the jerk twice that x fps: then the arm
-    can stop from full speed within two periods, and one target that gets lost breaks no limit.
-
-    Args:
-        fps: of the control loop.
-        speed: of the tcp along each axis [m/s].
-        changes: other fields of `SafetyEnvelope`.
-    """
-
-    def limit(low: float, high: float, most: float) -> Limit:
-        return Limit(float(low), float(high), most, most * fps * 4 / 3, most * fps**2 * 8 / 3)
-
-    low, high = WORKSPACE.tolist()
-    limits = {name: limit(a, b, speed) for name, a, b in zip(ACTIONS[:3], low, high, strict=True)}
-    limits |= dict.fromkeys(ACTIONS[3:6], limit(-3.1, 3.1, 2.0)) | {ACTIONS[6]: limit(SHUT, OPEN, 1.0)}
-    box = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-    return SafetyEnvelope(limits, workspace=box, gripper=ACTIONS[6], **changes)
 
 
 class SimFollower(Robot):

@@ -7,6 +7,8 @@ process is started with goes through multiprocessing's own pickle, from us to ou
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from launch.robot.contract import Chunk, Knob, Recipe
+from launch.robot.policy_inference import PolicyInference
 from launch.robot.wire import pack, unpack
 from policies.errors import BadArtifact, BadInput, SteerError
 from steer_agents.envelope import SafetyEnvelope
@@ -211,16 +214,11 @@ class InferenceProcess:
 
 def _serve(pipe: Connection, recipe: Recipe, dt: float) -> None:
     """The other process: load, say hello, answer until the pipe is closed."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the control process
     try:
-        import torch
-
-        from launch.robot.policy_inference import PolicyInference
-
-        torch.set_num_threads(1)
         loaded = recipe()
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
         inference = PolicyInference(loaded.policy, loaded.steerer, dt, getattr(loaded, "knobs", None))
         envelope = loaded.envelope.to_mapping()
     except Exception as error:

@@ -6,15 +6,17 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import policies
-from launch.robot.sim_follower import sim_envelope
+from launch.robot.sim_envelope import sim_envelope
 from policies.base import Decision, Observation, Policy
 from steer_agents.envelope import SafetyEnvelope
-from steer_agents.steerer import Steerer
+
+if TYPE_CHECKING:
+    from steer_agents.steerer import Steerer
 
 
 @dataclass

@@ -21,7 +21,8 @@ from launch.robot.operator import Operator
 from launch.robot.plan import Blend, Plan
 from launch.robot.policy_inference import PolicyInference
 from launch.robot.sim_arm import ACTIONS, FORCE
-from launch.robot.sim_follower import SimFollower, sim_envelope
+from launch.robot.sim_envelope import sim_envelope
+from launch.robot.sim_follower import SimFollower
 from policies.errors import BadInput
 
 T = 1 / 30

@@ -22,7 +22,8 @@ from launch.robot.contract import Tick
 from launch.robot.deploy import deploy, parse_robot, status_line
 from launch.robot.operator import Operator
 from launch.robot.preflight import QUESTIONS, NotConfirmed, checks, confirm
-from launch.robot.sim_follower import SimFollower, sim_envelope
+from launch.robot.sim_envelope import sim_envelope
+from launch.robot.sim_follower import SimFollower
 from launch.robot.wire import pack, unpack
 from launch.robot.worker import InferenceProcess
 from policies.errors import BadArtifact, BadInput, SteerError
@@ -123,6 +124,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_an_arm_whose_control_process_is_killed_comes_to_rest(tmp_path: Path) -> None:
     script, trace = tmp_path / "client.py", tmp_path / "trace.npz"
     script.write_text(KILLED)
@@ -151,7 +153,7 @@ def test_a_real_robot_needs_every_answer_or_its_name() -> None:
 
     confirm("arm", QUESTIONS, False, answer(*["yes"] * len(QUESTIONS)))
     assert len(asked) == len(QUESTIONS)
-    with pytest.raises(NotConfirmed, match="Nobody is within reach"):
+    with pytest.raises(NotConfirmed, match=r"Nobody is within reach"):
         confirm("arm", QUESTIONS, False, answer("yes", ""))
     confirm("arm", QUESTIONS, True, answer("arm"))
     with pytest.raises(NotConfirmed, match="called 'arm'"):
