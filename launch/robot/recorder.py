@@ -95,7 +95,8 @@ class FlightRecorder:
         self.folder, self.flight = Path(folder), flight
         self.recorded = self.missed = 0
         self.stopped: str | None = None
-        self._warned = 0.0
+        self._closed, self._warned = False, 0.0
+        self._counting = threading.Lock()
         self._journal = JournalWriter(self.folder / JOURNAL, fsync_s, write)
         began = flight.began or time.time()
         try:
@@ -109,8 +110,8 @@ class FlightRecorder:
 
     def write(self, tick: Tick) -> None:
         """Take a tick; returns at once and never raises."""
-        if self.stopped is not None or self._journal is None:
-            self._miss(self.stopped or "it is closed")
+        if self.stopped is not None or self._closed:
+            self._miss(self.stopped or "the recorder is closed")
             return
         observation = {name: _kept(value, self.flight.pictures) for name, value in tick.observation.items()}
         try:
@@ -120,12 +121,14 @@ class FlightRecorder:
 
     def close(self) -> None:
         """Write what waits, and end the journal. Waits for the disk, so call it after the robot stands still."""
-        if self._thread.is_alive():
+        if not self._closed:
+            self._closed = True
             self._queue.put(None)
             self._thread.join()
 
     def _miss(self, why: str) -> None:
-        self.missed += 1
+        with self._counting:  # both threads miss ticks
+            self.missed += 1
         now = time.monotonic()
         if now - self._warned > _QUIET_S:
             self._warned = now
@@ -141,6 +144,7 @@ class FlightRecorder:
                 self.recorded += 1
             except (OSError, SteerError) as error:
                 self._stop(error)
+                self._miss("the tick at which it stopped")
         try:
             if self.stopped is None:
                 self._journal.append(["end", {"recorded": self.recorded, "missed": self.missed}])
@@ -153,7 +157,6 @@ class FlightRecorder:
 
     def _stop(self, error: Exception) -> None:
         self.stopped = f"{type(error).__name__}: {error}"
-        self.missed += 1
         _LOG.error(
             "FLIGHT RECORDER STOPPED after %d ticks (%s). What was recorded before is kept in %s; the robot goes on, UNRECORDED.",
             self.recorded, self.stopped, self.folder,
