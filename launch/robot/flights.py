@@ -59,7 +59,9 @@ class Recording:
         self._journal = JournalReader(self.folder / JOURNAL)
         first = next(iter(self._journal), None)
         if not isinstance(first, list) or len(first) != 2 or first[0] != "flight" or not isinstance(first[1], dict):
-            raise BadArtifact(f"{self.folder / JOURNAL} breaks off before its first record; nothing of this flight was kept.")
+            raise BadArtifact(
+                f"{self.folder / JOURNAL} breaks off before its first record; nothing of this flight was kept."
+            )
         known = {item.name for item in fields(Flight)}
         facts = {name: value for name, value in first[1].items() if name in known}
         for name in ("limits", "strengths"):  # lists, as they come from the file
@@ -138,7 +140,9 @@ class Columns:
                     found.arrays.setdefault(name, (value.dtype.name, value.shape))
         found.numbers, found.action, found.strengths = (list(names[key]) for key in ("numbers", "action", "strengths"))
         if not found.ticks or not found.action:
-            raise BadArtifact(f"{recording.folder}: {found.ticks} ticks were recorded, none with an action; there is no dataset to make.")
+            raise BadArtifact(
+                f"{recording.folder}: {found.ticks} ticks were recorded, none with an action; there is no dataset to make."
+            )
         return found
 
     def features(self, videos: bool) -> dict[str, dict[str, Any]]:
@@ -205,7 +209,9 @@ def frames(recording: Recording, columns: Columns) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _firsts(recording: Recording, columns: Columns) -> tuple[dict[str, float], dict[str, float], dict[str, Any], dict[str, float]]:
+def _firsts(
+    recording: Recording, columns: Columns
+) -> tuple[dict[str, float], dict[str, float], dict[str, Any], dict[str, float]]:
     """The first value of everything: action, asked, observation, strengths."""
     sent: dict[str, float] = {}
     asked: dict[str, float] = {}

@@ -4,9 +4,9 @@
     recorder.write(tick)                  # in the control loop: copies what is small or changes, and returns
     recorder.close()
 
-`write` takes a place in a queue or, where the writer is too slow, counts the tick as missed. A disk that is full or gone ends the recording,
-loudly and counted; what was recorded before is kept, and the robot goes on. `launch.robot.flights` reads a journal and makes a
-LeRobotDataset of it.
+`write` takes a place in a queue or, where the writer is too slow, counts the tick as missed. A disk that is full or gone ends the
+recording, loudly and counted; what was recorded before is kept, and the robot goes on. `launch.robot.flights` reads a journal and makes
+a LeRobotDataset of it.
 """
 
 from __future__ import annotations

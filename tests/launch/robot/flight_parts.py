@@ -21,7 +21,8 @@ def tick(number: int, **changes: Any) -> Tick:
     fields: dict[str, Any] = {
         "number": number, "at": 100 + number / 30, "period": 1 / 30,
         "observation": {
-            "x": float(number), "grip": 0.5, "force": np.array([number, 0, 1], np.float32), "front": rng.integers(0, 255, (16, 24, 3), np.uint8),
+            "x": float(number), "grip": 0.5, "force": np.array([number, 0, 1], np.float32),
+            "front": rng.integers(0, 255, (16, 24, 3), np.uint8),
         },
         "asked": {"x": np.sin(number / 5) * 2, "y": 0.0}, "sent": {"x": float(np.clip(np.sin(number / 5) * 2, -1, 1)), "y": 0.0},
         "mode": "steered", "decisions": ("clip position x",) if abs(np.sin(number / 5) * 2) > 1 else (), "strengths": {"slow": 0.2},
@@ -30,7 +31,9 @@ def tick(number: int, **changes: Any) -> Tick:
     return Tick(**{**fields, **changes})
 
 
-def write_flight(folder: Path, n_ticks: int = 40, flight: Flight = FLIGHT, **changes: dict[int, dict[str, Any]]) -> Path:
+def write_flight(
+    folder: Path, n_ticks: int = 40, flight: Flight = FLIGHT, **changes: dict[int, dict[str, Any]]
+) -> Path:
     """A flight on the disk; `changes["at"]` maps a tick's number to fields of its own."""
     recorder = FlightRecorder(folder, flight, places=n_ticks + 1)
     for number in range(n_ticks):

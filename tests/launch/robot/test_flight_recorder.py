@@ -145,7 +145,9 @@ def test_kill_9_at_random_times_keeps_every_whole_tick(tmp_path: Path) -> None:
     for attempt in range(4):
         folder = tmp_path / str(attempt)
         process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(folder), str(ROOT), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", KILLED, str(folder), str(ROOT), str(Path(__file__).parent)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "flying\n"
@@ -177,7 +179,9 @@ class Disk:
         return os.write(file, part)
 
 
-def test_a_full_disk_ends_the_recording_loudly_and_keeps_what_was_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_ends_the_recording_loudly_and_keeps_what_was_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     recorder = FlightRecorder(tmp_path, FLIGHT, places=100, write=Disk(20_000))
     with caplog.at_level(logging.ERROR):
         for number in range(60):

@@ -60,7 +60,16 @@ def test_a_cut_off_flight_becomes_a_dataset_that_lerobot_reads(cut_off: Path) ->
 
 def test_nested_pictures_text_and_a_camera_that_changes_its_size(tmp_path: Path) -> None:
     small, large = np.zeros((4, 4, 3), np.uint8), np.ones((8, 8, 3), np.uint8)
-    changes = {n: {"observation": {"pixels": {"top": large if n == 2 else small + n}, "task": "words", "half": np.ones(2, np.float16)}} for n in range(4)}
+    changes = {
+        n: {
+            "observation": {
+                "pixels": {"top": large if n == 2 else small + n},
+                "task": "words",
+                "half": np.ones(2, np.float16),
+            }
+        }
+        for n in range(4)
+    }
     recording = Recording(write_flight(tmp_path / "flight", 4, at=changes))
     columns = Columns.of(recording)
     assert columns.pictures == {"top": (4, 4, 3)}
