@@ -244,10 +244,14 @@ class ControlLoop:
     def _act(self, verdict: Verdict) -> dict[str, float]:
         if not self._send:
             return {}
+        assert self.state is not None
         try:
             self.robot.send_action(dict(verdict.target))
         except Exception as error:
             self._fail(error)
+            # it may have arrived or not: the same again, from standstill, is within the limits in both cases
+            still = (0.0,) * len(self.state.position)
+            self.state = self.state._replace(before=self.state.position, velocity=still, acceleration=still)
             return {}
         return verdict.target
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ruckig import ControlInterface, InputParameter, Ruckig, Synchronization, Trajectory
+from ruckig import ControlInterface, InputParameter, Ruckig, RuckigError, Synchronization, Trajectory
 
 from policies.errors import BadInput, nearest
 from steer_agents.envelope import Limit, SafetyEnvelope
@@ -409,7 +409,7 @@ class Gate:
                 if self._single.calculate(go, self._way) >= 0:
                     position, velocity, acceleration = self._way.at_time(self.period)
                     return position[0], velocity[0], acceleration[0]
-            except RuntimeError:
+            except RuckigError:
                 continue
         return None
 
@@ -438,7 +438,7 @@ class Gate:
         brake.current_position, brake.current_velocity, brake.current_acceleration = position, velocity, acceleration
         try:
             return int(self._planner.calculate(brake, self._stop)) >= 0
-        except RuntimeError:
+        except RuckigError:
             return False
 
     def _stops_inside(self, state: GateState, after: tuple[tuple[float, ...], ...]) -> bool:

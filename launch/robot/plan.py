@@ -51,7 +51,8 @@ class Plan:
         before = self.start if index < 0 else self.targets[index]
         if index < 0:  # from the start to the first target in half a step
             share = 2 * share - 1 if share > 0.5 else 0.0
-        return np.asarray(before + share * (after - before))
+        with np.errstate(invalid="ignore"):  # what is not finite stays so, for the gate to refuse
+            return np.asarray(before + share * (after - before))
 
 
 @dataclass(frozen=True)
@@ -84,4 +85,5 @@ class Blend:
         old = self.old.at(now)
         before = self.old.targets[-1] if old is None else old
         weight = share * share * (3 - 2 * share) if share > 0 else 0.0
-        return np.asarray((1 - weight) * before + weight * new)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((1 - weight) * before + weight * new)

@@ -103,6 +103,11 @@ class SimArm:
         controller.closing = bool(row[6] < OPEN / 4)
 
     @property
+    def rows(self) -> int:
+        """Physics steps since the reset."""
+        return len(self._rows)
+
+    @property
     def _idle(self) -> bool:
         first, second, third = self._points
         return self._phase == 0 and np.array_equal(first[0], second[0]) and np.array_equal(second[0], third[0])

@@ -57,6 +57,15 @@ class SimFollower(Robot):
         return dict.fromkeys(ACTIONS, float)
 
     @property
+    def arm(self) -> SimArm:
+        """The arm itself, in lockstep."""
+        if self._arm is None:
+            raise DeviceNotConnectedError(
+                f"{self}: only a connected robot in lockstep (real_time=False) has its arm here."
+            )
+        return self._arm
+
+    @property
     def is_connected(self) -> bool:
         return self._arm is not None or self._pipe is not None
 
