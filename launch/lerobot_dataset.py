@@ -62,7 +62,7 @@ def record(
         raise BadInput(f"demos: {root} exists already; choose another --root, or delete it to record it anew.")
     if videos and demos.obs_type == "state":
         raise BadInput("demos: obs_type 'state' has no pictures, so there is nothing for videos to store.")
-    _need_lerobot()
+    need_lerobot()
     if push is not None:
         _check_push(push)
     repo_id = push or f"local/{root.name}"
@@ -71,7 +71,7 @@ def record(
         task.name: {"task": task.name, "instruction": "", "episodes": 0, "failed": 0, "frames": 0}
         for task in demos.tasks
     }
-    with _part(root) as part:
+    with part_folder(root) as part:
         _write(demos, part / "dataset", repo_id, videos, counts, tell)
         totals = {name: sum(count[name] for count in counts.values()) for name in ("episodes", "failed", "frames")}
         _write_record(part / "dataset" / RECORD, demos, videos, totals, list(counts.values()))
@@ -115,7 +115,7 @@ def _store(dataset: Any, episode: Episode) -> None:
     for step in range(len(episode)):
         frame = {key: values[step] for key, values in episode.observations.items()}
         dataset.add_frame({**frame, "action": episode.actions[step], "task": episode.instruction})
-    with _quiet():
+    with quiet():
         dataset.save_episode(parallel_encoding=False)
 
 
@@ -168,7 +168,7 @@ def _write_record(
 
 
 @contextmanager
-def _part(root: Path) -> Iterator[Path]:
+def part_folder(root: Path) -> Iterator[Path]:
     """A hidden folder beside `root`, deleted on leaving; those of killed processes are deleted too."""
     root.parent.mkdir(parents=True, exist_ok=True)
     for left in root.parent.glob(f".{root.name}.*.part"):
@@ -196,18 +196,18 @@ def _runs(pid: int) -> bool:
 # ---- LeRobot and the Hub
 
 
-def _need_lerobot() -> None:
+def need_lerobot(what: str = "demos") -> None:
     """Say what is missing without loading it, which takes LeRobot many seconds."""
     for module in ("lerobot", "datasets", "av"):
         if importlib.util.find_spec(module) is None:
             raise MissingExtra(
-                f"demos: LeRobot's datasets need {module!r}, which is not installed; run `make setup`, or pip install "
+                f"{what}: LeRobot's datasets need {module!r}, which is not installed; run `make setup`, or pip install "
                 "'steer-agents[lerobot]'."
             )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the progress bar that `datasets` draws for every episode."""
     import datasets
 

@@ -92,3 +92,19 @@ class TooLarge(SteerError, MemoryError):
 
 class EngineMismatch(SteerError, AssertionError):
     """A self-check of the engine failed (doctor, bake report): the numbers it would give are not to be trusted."""
+
+
+class ServerUnreachable(SteerError, ConnectionError):
+    """Nobody answers where a policy server should be, or the connection was lost."""
+
+
+class ServerRefused(SteerError, ConnectionError):
+    """A policy server turned this client away; the message has its reason."""
+
+
+class NoAnswer(SteerError, TimeoutError):
+    """A policy server did not answer in time."""
+
+
+class RobotFault(SteerError, ConnectionError):
+    """A robot stopped itself, cannot be reached, or refuses to move; the message says what to do at the machine."""

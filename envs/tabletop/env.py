@@ -251,6 +251,23 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
         if self._setback >= _SETBACK:
             self._stage, self._setback = undone[0], 0
 
+    # ----------------------------------------------------------------------------------------- physics stepped by others
+
+    def notice(self) -> None:
+        """Take note of one control step of physics that somebody else stepped (a robot's own servo): contacts, motion, stage."""
+        self._need_reset()
+        world = self.world
+        world.note_contacts()
+        mujoco.mj_kinematics(world.model, world.data)
+        self.motion.advance(world.tcp, self.controller.closing)
+        self._elapsed += 1
+        self._advance_stage()
+
+    def look(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return observation and info of the world as it is now."""
+        self._need_reset()
+        return self._observation(), self._info()
+
     # ------------------------------------------------------------------------------------------------------- snapshots
 
     def get_state(self) -> State:

@@ -61,6 +61,10 @@ EXPERIMENTS: dict[str, Entry] = {
     "noise-baselines": Entry(
         "launch.experiments.noise_baselines", "what zero noise, constant noise and noise maps do without learning"
     ),
+    "robot-faults": Entry(
+        "launch.experiments.robot_faults",
+        "a thousand faults put into a deployment on the simulated robot: limits at the actuator, time to rest",
+    ),
     "vls-obstacle": Entry(
         "launch.experiments.vls_obstacle",
         "guided denoising over a wall that the policy never saw (with every part taken away in turn)",

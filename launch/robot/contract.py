@@ -9,11 +9,16 @@ Units: seconds, metres, radians, newtons; times are `time.monotonic()` of the ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:  # the control process loads no network
+    from policies.base import Policy
+    from steer_agents.envelope import SafetyEnvelope
+    from steer_agents.steerer import Steerer
 
 
 @dataclass(frozen=True)
@@ -122,5 +127,45 @@ class FlightSink(Protocol):
     """Takes ticks and never blocks the control loop: recorder, dashboard."""
 
     def write(self, tick: Tick) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LoadedRecipe(Protocol):
+    """What a recipe is once it is loaded: made in the process that infers, by a function that can be imported there.
+
+    `knobs` may be missing: then every named activation part has one, between 0 and its value.
+    """
+
+    policy: Policy
+    steerer: Steerer | None
+    envelope: SafetyEnvelope
+
+
+Recipe = Callable[[], "LoadedRecipe"]
+"""Loads a recipe. It is sent to another process, so it is a function of a module, or a `functools.partial` of one."""
+
+
+class Asker(Protocol):
+    """Inference that the control loop never waits for."""
+
+    @property
+    def ready(self) -> bool:
+        """It can be asked now."""
+        ...
+
+    def ask(
+        self, observation: Mapping[str, Any], observed_at: float, steered: bool, strengths: Mapping[str, float]
+    ) -> None:
+        """Ask for a chunk; one at a time."""
+        ...
+
+    def answer(self, now: float) -> Chunk | None:
+        """The chunk that was asked for, once it is there; called every step, and where a dead process is started again."""
+        ...
+
+    def waiting(self, now: float) -> float:
+        """How long it has been asked without an answer [s]; 0 if it was not."""
+        ...
 
     def close(self) -> None: ...

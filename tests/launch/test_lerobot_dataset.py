@@ -111,7 +111,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_
     dead, alive = (tmp_path / f".states.{pid}.part" for pid in (gone.pid, os.getppid()))
     for folder in (dead, alive):
         (folder / "dataset").mkdir(parents=True)
-    with lerobot_dataset._part(tmp_path / "states"):
+    with lerobot_dataset.part_folder(tmp_path / "states"):
         assert not dead.exists()
         assert alive.exists()
 

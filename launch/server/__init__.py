@@ -1,0 +1,1 @@
+"""A policy on one machine, its robot on another: authenticated messages over a websocket."""
