@@ -17,10 +17,16 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-import msgpack
 import numpy as np
 
-from policies.errors import BadArtifact, BadInput
+from policies.errors import BadArtifact, BadInput, MissingExtra
+
+try:
+    import msgpack
+except ImportError as error:
+    raise MissingExtra(
+        f"messages and flight journals need msgpack ({error}); pip install 'steer-agents[server]'."
+    ) from None
 
 DTYPES = (
     "bool",

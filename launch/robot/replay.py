@@ -219,7 +219,9 @@ def write_flight_report(
         )
     ] if numbers.sent else []  # fmt: skip
     if numbers.strengths:
-        picture = flight_plots.over_time(numbers.at, numbers.strengths, "strength", numbers.modes)
+        picture = flight_plots.over_time(
+            numbers.at, numbers.strengths, _one_of("strength", numbers.strengths), numbers.modes
+        )
         figures.append((picture, "Strengths of the parts of the recipe.", "Strengths over time."))
     milliseconds = {"error": np.abs(numbers.period - 1 / flight.fps) * 1e3}
     picture = flight_plots.over_time(numbers.at, milliseconds, "period error [ms]", numbers.modes)
@@ -246,6 +248,11 @@ def write_flight_report(
         if recording.damage is None
         else [f"The journal is sound up to byte {recording.damage.at}; then {recording.damage.why}."],
     )
+
+
+def _one_of(what: str, names: dict[str, Any]) -> str:
+    """A label that names what is there alone, since it gets no legend."""
+    return what if len(names) > 1 else f"{what} of {next(iter(names))}"
 
 
 def events(found: dict[str, Any]) -> pd.DataFrame:

@@ -169,7 +169,7 @@ class Servo:
         self._control, self._receive, self.settings, self._clock = control, receive, settings, clock
         self._lock = threading.Lock()
         self._target: tuple[np.ndarray, float] | None = None  # and when it came
-        self._point = np.zeros(6)  # what was sent last
+        self._point: np.ndarray = np.zeros(6)  # what was sent last
         self.fault: str | None = None
         self.moving, self.stale = False, 0
 

@@ -196,10 +196,11 @@ class RemoteInference:
         from websockets.sync.client import connect
 
         try:
-            self._socket = connect(
+            manager = connect(
                 self.url, compression=None, max_size=ANSWER_BYTES, max_queue=16, open_timeout=self.connect_timeout, close_timeout=1.0,
                 ping_interval=2.0, ping_timeout=4.0, proxy=None, user_agent_header=None,
             )  # fmt: skip
+            self._socket = manager.__enter__()  # `close` and `_lost` leave it
             self._bound_sending()
             about = self._shake_hands()
         except (OSError, WebSocketException, BadMessage) as error:

@@ -3,11 +3,12 @@
 Each side draws a nonce; both derive one key per direction from the token and the two nonces (HKDF with SHA-256, RFC 5869: one extract,
 one expand block). A sealed message is
 
-    HMAC-SHA256(key, sequence || body) || sequence (uint64, big-endian) || body
+    BLAKE2b(sequence || body; key, 32 bytes) || sequence (uint64, big-endian) || body
 
-and is opened only if its sequence number is the next one. So a message without the token, changed on its way, repeated, left out, put
-in another order, sent back to where it came from, or recorded in another session is refused, before anything in it is decoded. The token
-itself never travels. Nothing is encrypted: over a network that others can read, go through a tunnel (ssh -L, WireGuard).
+with keyed BLAKE2b (RFC 7693), which is fast on pictures also where the processor knows no SHA, and is opened only if its sequence number
+is the next one. So a message without the token, changed on its way, repeated, left out, put in another order, sent back to where it came
+from, or recorded in another session is refused, before anything in it is decoded. The token itself never travels. Nothing is encrypted:
+over a network that others can read, go through a tunnel (ssh -L, WireGuard).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Seal:
         """The sealed message, with the next sequence number."""
         rest = self._sequence.to_bytes(SEQUENCE, "big") + body
         self._sequence += 1
-        return hmac.digest(self._key, rest, "sha256") + rest
+        return self._tag(rest) + rest
 
     def open(self, sealed: bytes) -> bytes:
         """The body.
@@ -53,11 +54,14 @@ class Seal:
             Unsealed: see the module's docstring; it does not say which of the reasons.
         """
         tag, rest = sealed[:TAG], sealed[TAG:]
-        good = hmac.compare_digest(tag, hmac.digest(self._key, rest, "sha256"))  # in constant time
+        good = hmac.compare_digest(tag, self._tag(rest))  # in constant time
         if not good or rest[:SEQUENCE] != self._sequence.to_bytes(SEQUENCE, "big"):
             raise Unsealed("a message is not sealed with this session's token and number.")
         self._sequence += 1
         return rest[SEQUENCE:]
+
+    def _tag(self, rest: bytes) -> bytes:
+        return hashlib.blake2b(rest, key=self._key, digest_size=TAG).digest()
 
 
 def session_seals(token: str, server_nonce: bytes, client_nonce: bytes) -> tuple[Seal, Seal]:

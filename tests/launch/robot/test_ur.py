@@ -143,7 +143,7 @@ def test_the_arm_follows_a_target_in_steps_of_its_speed_and_arrives_exactly(cont
     robot = arm(controller, joint_speed=0.5)
     robot.connect()
     assert controller.watchdog == 10
-    target = np.array(HOME) + [0.1, -0.05, 0, 0, 0.02, 0]
+    target = np.array(HOME) + np.array([0.1, -0.05, 0, 0, 0.02, 0])
     assert robot.send_action(joints(target)) == joints(target)
     for _ in range(40):
         robot.servo.step()

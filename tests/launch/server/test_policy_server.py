@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import resource
 import socket
@@ -16,15 +17,18 @@ import torch
 from server_parts import ABOUT, TOKEN, Adder, seen
 from test_session import hostile
 from websockets.exceptions import WebSocketException
+from websockets.frames import Frame
+from websockets.http11 import Request
 from websockets.sync.client import connect
 
 from launch.packing import BadMessage
-from launch.server.about import features_of
+from launch.server.about import Feature, features_of
 from launch.server.client import Backoff, RemoteInference
 from launch.server.local import PolicyInference
 from launch.server.messages import NONCE, PROTOCOL, Greeting, Hello, Observe, Refusal, decode, encode
 from launch.server.seal import session_seals
 from launch.server.server import PolicyServer, Settings, is_loopback
+from launch.server.session import Session
 from launch.server.start import about_of, serve
 from policies.errors import BadInput, NoAnswer, RunMismatch, ServerRefused, ServerUnreachable, SteerError
 
@@ -171,6 +175,53 @@ def test_a_client_takes_its_seat_back_from_a_connection_that_only_the_server_bel
         client.close()
 
 
+def test_a_server_that_reads_nothing_more_holds_its_client_no_longer_than_the_timeout() -> None:
+    """It shakes hands and then falls asleep, like a process that was stopped; the observation does not fit into the pipe."""
+    large = dataclasses.replace(ABOUT, observation={"state": Feature("uint8", (16_000_000,))})
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1)
+    awake = threading.Event()
+
+    def sleepy() -> None:
+        from websockets.server import ServerProtocol
+
+        pipe, _ = listener.accept()
+        protocol, session = ServerProtocol(), Session(TOKEN, large)
+
+        def events(wanted: type[Any]) -> Any:
+            while True:
+                for event in protocol.events_received():
+                    if isinstance(event, wanted):
+                        return event
+                protocol.receive_data(pipe.recv(65536))
+
+        def send(data: bytes) -> None:
+            if data:
+                protocol.send_binary(data)
+            pipe.sendall(b"".join(protocol.data_to_send()))
+
+        protocol.send_response(protocol.accept(events(Request)))
+        send(session.greeting())
+        welcome = session.receive(events(Frame).data, 0.0)
+        assert welcome is not None
+        send(session.say(welcome))
+        awake.wait(60)
+        pipe.close()
+
+    thread = threading.Thread(target=sleepy, daemon=True)
+    thread.start()
+    client = RemoteInference(
+        f"ws://127.0.0.1:{listener.getsockname()[1]}", TOKEN, timeout=0.3, backoff=Backoff(100, 100)
+    )
+    with pytest.raises((ServerUnreachable, NoAnswer)):
+        client.infer({"state": np.zeros(16_000_000, np.uint8)}, 0.0)
+    awake.set()
+    thread.join()
+    listener.close()
+
+
 def test_attempts_wait_longer_and_longer_but_not_for_ever() -> None:
     backoff, now, waits = Backoff(0.1, 5.0), 0.0, []
     for _ in range(12):
@@ -191,8 +242,6 @@ def test_attempts_wait_longer_and_longer_but_not_for_ever() -> None:
 
 
 def test_a_server_that_came_back_with_something_else_is_refused() -> None:
-    import dataclasses
-
     with PolicyServer([Adder(), Adder()], ABOUT, TOKEN) as server:
         client, port = remote(server), server._port
         with pytest.raises(RunMismatch, match="serves adder with recipe 'r1', expected is 'r2'"):
