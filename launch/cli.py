@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from launch import cli_recipe
+from launch import cli_recipe, cli_robot
 from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
@@ -559,8 +559,8 @@ GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
 
 def main() -> None:
     """Entry point of `steer-agents`."""
-    args = sys.argv[1:]
     try:
+        args = cli_robot.robot_arguments()
         if args and args[0] in GROUPS:
             GROUPS[args[0]].cli(prog=f"steer-agents {args[0]}", args=args[1:])
         else:

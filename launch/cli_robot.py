@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tyro
 
@@ -101,7 +100,12 @@ def deploy(
 
 @app.command
 def replay(
-    folder: tyro.conf.Positional[Path], /, repair: bool = False, videos: bool = False, report: bool = True, json: bool = False
+    folder: tyro.conf.Positional[Path],
+    /,
+    repair: bool = False,
+    videos: bool = False,
+    report: bool = True,
+    json: bool = False,
 ) -> None:
     """Show a recorded flight: faults, interventions of the gate, strengths over time; writes FOLDER/report.html.
 
@@ -153,11 +157,20 @@ def serve(
     from launch.served import servable
     from launch.server.start import serve as run
 
-    run(servable(recipe, env, 1 / fps), host=host, port=port, token_file=token_file, clients=clients, say=lambda text: OUT.print(text, markup=False))
+    run(
+        servable(recipe, env, 1 / fps),
+        host=host,
+        port=port,
+        token_file=token_file,
+        clients=clients,
+        say=lambda text: OUT.print(text, markup=False),
+    )
 
 
 @app.command(name="lerobot-server")
-def lerobot_server(host: str = "127.0.0.1", port: int = 8080, fps: int = 30, logs: Path = Path("runs/lerobot-server")) -> None:
+def lerobot_server(
+    host: str = "127.0.0.1", port: int = 8080, fps: int = 30, logs: Path = Path("runs/lerobot-server")
+) -> None:
     """Start LeRobot's asynchronous inference server with steered policies in it; it unpickles, so it stays on loopback.
 
     Args:

@@ -36,6 +36,7 @@ class PolicyInference:
         turn: how one is changed; a recipe's own `turn` also knows parts that are no activation parts.
 
     Attributes:
+        policy_name: for people.
         length, executed: actions of a chunk, and how many of them the policy would execute before the next.
     """
 
@@ -45,6 +46,7 @@ class PolicyInference:
         if not dt > 0:
             raise BadInput(f"inference: dt must be a positive number of seconds, got {dt!r}.")
         self.policy, self.steerer, self.dt = policy, steerer, dt
+        self.policy_name = policy.name
         self.length, self.executed = 1, 1
         if isinstance(policy, ChunkPolicy):
             self.length, self.executed = policy.chunk_size, policy.n_action_steps

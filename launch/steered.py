@@ -14,7 +14,7 @@ from policies.errors import BadInput
 from steer_agents import recipe as recipes
 from steer_agents.envelope import SafetyEnvelope
 from steer_agents.recipe import Recipe
-from steer_agents.steerer import Steerer
+from steer_agents.steerer import Attached, Steerer
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,10 @@ class Steered:
                 "--example-safety` prints one to begin with; see steer_agents/envelope.py."
             )
         return self.recipe.envelope
+
+    def turn(self, attached: Attached, part: str, value: float) -> None:
+        """See `Recipe.turn`."""
+        self.recipe.turn(attached, part, value)
 
     @property
     def knobs(self) -> list[Knob]:

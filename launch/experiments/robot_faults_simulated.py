@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import policies
+from launch.policy_inference import PolicyInference
 from launch.robot.actions import TabletopDeltas
 from launch.robot.askers import SimulatedAsker
 from launch.robot.config_sim_follower import SimFollowerConfig
@@ -17,7 +18,6 @@ from launch.robot.contract import Tick
 from launch.robot.control import ControlLoop
 from launch.robot.gate import Gate
 from launch.robot.operator import Operator
-from launch.robot.policy_inference import PolicyInference
 from launch.robot.sim_arm import ACTIONS, FORCE
 from launch.robot.sim_envelope import sim_envelope
 from launch.robot.sim_follower import SimFollower

@@ -134,7 +134,8 @@ class FlightSink(Protocol):
 class LoadedRecipe(Protocol):
     """What a recipe is once it is loaded: made in the process that infers, by a function that can be imported there.
 
-    `knobs` may be missing: then every named activation part has one, between 0 and its value.
+    Three things may be there besides: `knobs` (a list of `Knob`; without it nothing can be turned), `turn` (how a strength is changed, see
+    `launch.policy_inference`), and `inference` (dt -> what is asked in place of the policy, e.g. one over a network).
     """
 
     policy: Policy

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from launch.policy_inference import PolicyInference
 from launch.robot.contract import Chunk, Knob, Recipe
-from launch.robot.policy_inference import PolicyInference
 from launch.robot.wire import pack, unpack
 from policies.errors import BadArtifact, BadInput, SteerError
 from steer_agents.envelope import SafetyEnvelope
@@ -219,14 +219,17 @@ def _serve(pipe: Connection, recipe: Recipe, dt: float) -> None:
         loaded = recipe()
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)
-        inference = PolicyInference(loaded.policy, loaded.steerer, dt, getattr(loaded, "knobs", None))
+        if hasattr(loaded, "inference"):
+            inference: Any = loaded.inference(dt)
+        else:
+            knobs, turn = getattr(loaded, "knobs", ()), getattr(loaded, "turn", None)
+            inference = PolicyInference(loaded.policy, loaded.steerer, dt, knobs, turn)
         envelope = loaded.envelope.to_mapping()
     except Exception as error:
         pipe.send_bytes(pack("error", {"text": f"{type(error).__name__}: {error}"}))
         return
-    knobs = [dict(vars(knob)) for knob in inference.knobs()]
     hello = {
-        "policy": loaded.policy.name, "envelope": envelope, "knobs": knobs,
+        "policy": inference.policy_name, "envelope": envelope, "knobs": [dict(vars(knob)) for knob in inference.knobs()],
         "length": inference.length, "executed": inference.executed,
     }  # fmt: skip
     try:

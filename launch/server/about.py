@@ -62,6 +62,7 @@ class About:
         action: names of the action's entries.
         dt: seconds between two actions of a chunk.
         strengths: part -> limits.
+        length, executed: actions of a chunk, and how many of them the policy would execute before the next.
     """
 
     policy: str
@@ -71,6 +72,8 @@ class About:
     dt: float
     recipe: str = ""
     strengths: Mapping[str, Limits] = field(default_factory=dict)
+    length: int = 1
+    executed: int = 1
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.dt) and self.dt > 0):
@@ -84,6 +87,7 @@ class About:
             "policy": self.policy, "fingerprint": self.fingerprint, "recipe": self.recipe, "dt": self.dt, "action": list(self.action),
             "observation": {name: [one.dtype, list(one.shape)] for name, one in self.observation.items()},
             "strengths": {part: [one.value, one.low, one.high] for part, one in self.strengths.items()},
+            "length": self.length, "executed": self.executed,
         }  # fmt: skip
 
     @classmethod
@@ -105,6 +109,7 @@ class About:
                     str(part): Limits(float(value), float(low), float(high))
                     for part, (value, low, high) in message["strengths"].items()
                 },
+                length=int(message["length"]), executed=int(message["executed"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(f"what the server says of itself is not understood ({error}); update both sides.") from None

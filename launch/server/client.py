@@ -111,6 +111,27 @@ class RemoteInference:
         self.reconnects = 0
         self.about = self._connect()
 
+    # ---- what is served
+
+    @property
+    def policy_name(self) -> str:
+        return self.about.policy
+
+    @property
+    def length(self) -> int:
+        return self.about.length
+
+    @property
+    def executed(self) -> int:
+        return self.about.executed
+
+    def knobs(self) -> list[Knob]:
+        """Strengths that may be changed, with the values now."""
+        return [
+            Knob(part, self._strengths.get(part, one.value), one.low, one.high)
+            for part, one in self.about.strengths.items()
+        ]
+
     # ---- the contract
 
     def reset(self, seed: int, info: Mapping[str, Any]) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from launch.policy_inference import PolicyInference, Turn
+from launch.robot.contract import Knob
 from launch.server.about import About, Feature, Limits, fingerprint
-from launch.server.local import PolicyInference
 from launch.server.seal import new_token, read_token
 from launch.server.server import PolicyServer, is_loopback
 from policies.base import Policy
@@ -30,6 +31,7 @@ class Servable(Protocol):
         strengths: part -> strength of the recipe.
         observation: name -> feature, "pixels/agentview" for nested ones.
         action: names of the action's entries.
+        turn: how a strength is changed; None changes that of an activation part.
     """
 
     policy: Policy
@@ -40,6 +42,7 @@ class Servable(Protocol):
     strengths: Mapping[str, float]
     observation: Mapping[str, Feature]
     action: tuple[str, ...]
+    turn: Turn | None
 
 
 def about_of(recipe: Servable) -> About:
@@ -50,11 +53,19 @@ def about_of(recipe: Servable) -> About:
     """
     if recipe.limits.keys() - recipe.strengths.keys():
         raise BadInput(f"serve: limits without a strength: {sorted(recipe.limits.keys() - recipe.strengths.keys())}.")
+    seat = seat_of(recipe)
     return About(
         policy=recipe.policy.name, fingerprint=fingerprint(recipe.policy.describe()), recipe=recipe.digest, dt=recipe.dt,
         observation=dict(recipe.observation), action=tuple(recipe.action),
         strengths={part: Limits(recipe.strengths[part], low, high) for part, (low, high) in recipe.limits.items()},
+        length=seat.length, executed=seat.executed,
     )  # fmt: skip
+
+
+def seat_of(recipe: Servable) -> PolicyInference:
+    """Inference for one client."""
+    knobs = [Knob(part, recipe.strengths[part], low, high) for part, (low, high) in recipe.limits.items()]
+    return PolicyInference(recipe.policy, recipe.steerer, recipe.dt, knobs, recipe.turn)
 
 
 def serve(
@@ -91,7 +102,7 @@ def serve(
     token = new_token() if token_file is None else read_token(token_file)
     recipes = [load() for _ in range(clients)]
     about = about_of(recipes[0])
-    seats = [PolicyInference(one.policy, one.steerer, dt=one.dt, limits=one.limits) for one in recipes]
+    seats = [seat_of(one) for one in recipes]
     with PolicyServer(seats, about, token, host=host, port=port) as server:
         say(f"serving {about.policy} ({about.fingerprint}, recipe {about.recipe or 'none'}) at {server.url}")
         if token_file is None:

@@ -11,6 +11,7 @@ import pytest
 import robot_parts
 
 import policies
+from launch.policy_inference import PolicyInference
 from launch.robot.actions import AbsoluteTargets, TabletopDeltas
 from launch.robot.askers import SimulatedAsker
 from launch.robot.config_sim_follower import SimFollowerConfig
@@ -19,7 +20,6 @@ from launch.robot.control import ControlLoop
 from launch.robot.gate import Gate
 from launch.robot.operator import Operator
 from launch.robot.plan import Blend, Plan
-from launch.robot.policy_inference import PolicyInference
 from launch.robot.sim_arm import ACTIONS, FORCE
 from launch.robot.sim_envelope import sim_envelope
 from launch.robot.sim_follower import SimFollower

@@ -24,12 +24,11 @@ from websockets.sync.client import connect
 from launch.packing import BadMessage
 from launch.server.about import Feature, features_of
 from launch.server.client import Backoff, RemoteInference
-from launch.server.local import PolicyInference
 from launch.server.messages import NONCE, PROTOCOL, Greeting, Hello, Observe, Refusal, decode, encode
 from launch.server.seal import session_seals
 from launch.server.server import PolicyServer, Settings, is_loopback
 from launch.server.session import Session
-from launch.server.start import about_of, serve
+from launch.server.start import about_of, seat_of, serve
 from policies.errors import BadInput, NoAnswer, RunMismatch, ServerRefused, ServerUnreachable, SteerError
 
 
@@ -396,7 +395,7 @@ class TabletopRecipe:
 
 def test_a_policy_of_ours_is_served_like_it_answers_here() -> None:
     recipe = TabletopRecipe()
-    local = PolicyInference(recipe.policy, recipe.steerer, dt=0.05, limits=recipe.limits)
+    local = seat_of(recipe)
 
     def answers(inference: Any) -> list[np.ndarray]:
         inference.reset(3, recipe.info)
@@ -405,17 +404,17 @@ def test_a_policy_of_ours_is_served_like_it_answers_here() -> None:
             if strength is not None:
                 inference.set_strength("push", strength)
             found.append(inference.infer(recipe.first, at, steered).actions)
-        with pytest.raises(BadInput, match="push may be 0 to 20"):
+        with pytest.raises(BadInput, match="0 to 20"):
             inference.set_strength("push", 21.0)
         inference.close()
         return found
 
     here = answers(local)
-    again = PolicyInference(recipe.policy, recipe.steerer, dt=0.05, limits=recipe.limits)
+    again = seat_of(recipe)
     with PolicyServer([again], about_of(recipe), TOKEN) as server:
         there = answers(remote(server))
     assert here[0].shape == (recipe.policy.chunk_size, 7)
-    plain = PolicyInference(recipe.policy, dt=0.05)
+    plain = PolicyInference(recipe.policy, None, 0.05)
     plain.reset(3, recipe.info)
     unsteered = [plain.infer(recipe.first, at).actions for at in (0.0, 0.2, 0.4, 0.4)]
     assert [bool(np.array_equal(a, b)) for a, b in zip(here, unsteered, strict=True)] == [False, True, False, True]
