@@ -183,8 +183,8 @@ def lerobot_server(
 
     server, bound = start(host, port, fps, logs)
     OUT.print(
-        f"LeRobot's inference server at {host}:{bound}, policy type 'steered' included. It unpickles what clients send: keep it on loopback, "
-        f"reach it through ssh -L {bound}:127.0.0.1:{bound}. Ctrl-C ends it.", markup=False,
+        f"LeRobot's inference server at {host}:{bound}, policy type 'steered' included. It unpickles what clients send: keep it on "
+        f"loopback, reach it through ssh -L {bound}:127.0.0.1:{bound}. Ctrl-C ends it.", markup=False,
     )  # fmt: skip
     try:
         server.wait_for_termination()

@@ -43,8 +43,8 @@ class Steered:
         """
         if self.recipe.envelope is None:
             raise BadInput(
-                "the recipe has no `safety:`, and nothing moves a robot without limits. `steer-agents deploy --robot.type=sim_follower "
-                "--example-safety` prints one to begin with; see steer_agents/envelope.py."
+                "the recipe has no `safety:`, and nothing moves a robot without limits. `steer-agents deploy --example-safety` "
+                "prints one for sim_follower to begin with; see steer_agents/envelope.py."
             )
         return self.recipe.envelope
 

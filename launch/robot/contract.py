@@ -138,9 +138,14 @@ class LoadedRecipe(Protocol):
     `launch.policy_inference`), and `inference` (dt -> what is asked in place of the policy, e.g. one over a network).
     """
 
-    policy: Policy
-    steerer: Steerer | None
-    envelope: SafetyEnvelope
+    @property
+    def policy(self) -> Policy | None: ...
+
+    @property
+    def steerer(self) -> Steerer | None: ...
+
+    @property
+    def envelope(self) -> SafetyEnvelope: ...
 
 
 Recipe = Callable[[], "LoadedRecipe"]

@@ -44,8 +44,8 @@ def fly(
     found = recipes.load(path)
     if found.envelope is None:
         raise BadInput(
-            f"{path}: the recipe has no `safety:`, and nothing moves a robot without limits. `steer-agents deploy --example-safety` prints one "
-            "for sim_follower to begin with."
+            f"{path}: the recipe has no `safety:`, and nothing moves a robot without limits. `steer-agents deploy --example-safety` "
+            "prints one for sim_follower to begin with."
         )
     if server is None and not found.policy:
         raise BadInput(f"{path}: the recipe names no policy; write `policy: NAME` (see `steer-agents list policies`).")

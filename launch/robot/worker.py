@@ -222,6 +222,7 @@ def _serve(pipe: Connection, recipe: Recipe, dt: float) -> None:
         if hasattr(loaded, "inference"):
             inference: Any = loaded.inference(dt)
         else:
+            assert loaded.policy is not None
             knobs, turn = getattr(loaded, "knobs", ()), getattr(loaded, "turn", None)
             inference = PolicyInference(loaded.policy, loaded.steerer, dt, knobs, turn)
         envelope = loaded.envelope.to_mapping()

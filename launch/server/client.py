@@ -125,13 +125,6 @@ class RemoteInference:
     def executed(self) -> int:
         return self.about.executed
 
-    def knobs(self) -> list[Knob]:
-        """Strengths that may be changed, with the values now."""
-        return [
-            Knob(part, self._strengths.get(part, one.value), one.low, one.high)
-            for part, one in self.about.strengths.items()
-        ]
-
     # ---- the contract
 
     def reset(self, seed: int, info: Mapping[str, Any]) -> None:

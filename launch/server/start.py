@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from launch.policy_inference import PolicyInference, Turn
+from launch.policy_inference import PolicyInference
 from launch.robot.contract import Knob
 from launch.server.about import About, Feature, Limits, fingerprint
 from launch.server.seal import new_token, read_token
@@ -31,18 +31,33 @@ class Servable(Protocol):
         strengths: part -> strength of the recipe.
         observation: name -> feature, "pixels/agentview" for nested ones.
         action: names of the action's entries.
-        turn: how a strength is changed; None changes that of an activation part.
+
+    It may also have `turn`, how a strength is changed (`launch.policy_inference`); without it only those of activation parts can be.
     """
 
-    policy: Policy
-    steerer: Steerer | None
-    digest: str
-    dt: float
-    limits: Mapping[str, tuple[float, float]]
-    strengths: Mapping[str, float]
-    observation: Mapping[str, Feature]
-    action: tuple[str, ...]
-    turn: Turn | None
+    @property
+    def policy(self) -> Policy: ...
+
+    @property
+    def steerer(self) -> Steerer | None: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def dt(self) -> float: ...
+
+    @property
+    def limits(self) -> Mapping[str, tuple[float, float]]: ...
+
+    @property
+    def strengths(self) -> Mapping[str, float]: ...
+
+    @property
+    def observation(self) -> Mapping[str, Feature]: ...
+
+    @property
+    def action(self) -> tuple[str, ...]: ...
 
 
 def about_of(recipe: Servable) -> About:
@@ -65,7 +80,7 @@ def about_of(recipe: Servable) -> About:
 def seat_of(recipe: Servable) -> PolicyInference:
     """Inference for one client."""
     knobs = [Knob(part, recipe.strengths[part], low, high) for part, (low, high) in recipe.limits.items()]
-    return PolicyInference(recipe.policy, recipe.steerer, recipe.dt, knobs, recipe.turn)
+    return PolicyInference(recipe.policy, recipe.steerer, recipe.dt, knobs, getattr(recipe, "turn", None))
 
 
 def serve(

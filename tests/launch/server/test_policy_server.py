@@ -22,6 +22,7 @@ from websockets.http11 import Request
 from websockets.sync.client import connect
 
 from launch.packing import BadMessage
+from launch.policy_inference import PolicyInference
 from launch.server.about import Feature, features_of
 from launch.server.client import Backoff, RemoteInference
 from launch.server.messages import NONCE, PROTOCOL, Greeting, Hello, Observe, Refusal, decode, encode
