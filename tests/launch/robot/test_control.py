@@ -204,7 +204,7 @@ def test_knobs_have_limits_and_ramp_from_zero() -> None:
     assert operator.strengths(0.0) == {"slow": 0.0, "high": -0.1}
     operator.turn("slow", 0.5)
     assert operator.strengths(1.0) == {"slow": 0.5, "high": -0.2}
-    with pytest.raises(BadInput, match="0 to 0.5"):
+    with pytest.raises(BadInput, match=r"0 to 0\.5"):
         operator.turn("slow", 0.6)
     with pytest.raises(BadInput, match="did you mean 'slow'"):
         operator.turn("slov", 0.1)
