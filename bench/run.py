@@ -27,7 +27,7 @@ from typing import Any  # noqa: E402
 
 RESULTS = ROOT / "runs" / "bench" / "results.json"
 MODEL_CASES = ("decode", "prefill", "call", "attach", "extraction")
-SECTIONS = ("tabletop", "vla", "noise", "guidance")
+SECTIONS = ("tabletop", "vla", "noise", "guidance", "robot")
 """Modules of this folder with `measure(rounds)` and `show(console, found, rounds)`, whatever they measure."""
 CASES = (*MODEL_CASES, *SECTIONS)
 

@@ -32,6 +32,7 @@ from launch.robot.sim_follower import SimFollower
 from launch.robot.worker import InferenceProcess
 from policies.base import Policy
 from steer_agents.envelope import SafetyEnvelope
+from steer_agents.steerer import Steerer
 
 SIGNALS = ("SIGINT", "SIGTERM", "inference SIGKILL")
 
@@ -42,7 +43,7 @@ class Unsteered:
 
     policy: Policy
     envelope: SafetyEnvelope
-    steerer: None = None
+    steerer: Steerer | None = None
 
 
 def unsteered(name: str) -> Unsteered:

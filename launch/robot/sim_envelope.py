@@ -12,9 +12,9 @@ from steer_agents.envelope import Box, Limit, SafetyEnvelope
 def sim_envelope(fps: int = 30, speed: float = 0.25, **changes: Any) -> SafetyEnvelope:
     """The envelope of the simulated arm, and a pattern for others.
 
-    Speed 0.25 m/s is what ISO 10218-1 calls reduced speed. Acceleration 2 x speed x fps and jerk 5 x acceleration x fps let the arm stop from
-    full speed within one period, and one target that gets lost breaks no limit. The hand may turn freely about the vertical but tilt
-    only by 0.6 rad: further out the arm's joints would have to go faster than its tool.
+    Speed 0.25 m/s is what ISO 10218-1 calls reduced speed. Acceleration 2 x speed x fps and jerk 5 x acceleration x fps let the arm
+    stop from full speed within one period, and one target that gets lost breaks no limit. The hand may turn freely about the vertical
+    but tilt only by 0.6 rad: further out the arm's joints would have to go faster than its tool.
 
     Args:
         fps: of the control loop.

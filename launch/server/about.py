@@ -173,6 +173,13 @@ def check_info(info: Mapping[str, Any]) -> None:
             )
 
 
+def sendable(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an environment's info `check_info` takes: numbers and the instruction; the rest stays here."""
+    numbers = {k: v.item() if hasattr(v, "item") and not getattr(v, "ndim", 0) else v for k, v in info.items()}
+    said = (TASK_DESCRIPTION, INSTRUCTION)
+    return {k: v for k, v in numbers.items() if isinstance(v, str if k in said else bool | int | float)}
+
+
 def flat(observation: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested entries under "outer/inner"."""
     found: dict[str, Any] = {}

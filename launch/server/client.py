@@ -21,7 +21,7 @@ from typing import Any
 
 from launch.packing import BadMessage
 from launch.robot.contract import Chunk, Knob
-from launch.server.about import About
+from launch.server.about import About, sendable
 from launch.server.messages import (
     NONCE,
     PROTOCOL,
@@ -130,7 +130,7 @@ class RemoteInference:
     def reset(self, seed: int, info: Mapping[str, Any]) -> None:
         """Start an episode."""
         with self._lock:
-            self._last_reset, self._number = (int(seed), dict(info)), 0
+            self._last_reset, self._number = (int(seed), sendable(info)), 0
             if not self._connected():  # connecting sends the reset
                 self._send_reset()
 
