@@ -1,4 +1,4 @@
-"""The command line: `steer-agents list | demos | experiment | rollout | compare | find | neurons | show | reward | train | doctor`.
+"""The command line: `steer-agents list | demos | experiment | rollout | compare | find | neurons | show | reward | train | doctor | ...`.
 
 Every command prints tables for people; `--json` prints the same for programs. A mistake in what was asked gives one clear
 message and exit status 2, never a traceback.
@@ -563,6 +563,30 @@ def doctor(policy: tyro.conf.Positional[str], /, calls: int = 1000, json: bool =
         _OUT.print(render(checks))
     if any(check.passed is False for check in checks):
         sys.exit(1)
+
+
+@app.command(name="libero-table")
+def libero_table(
+    fill: str | None = None,
+    suite: str = "spatial",
+    episodes: int | None = None,
+    out: Path = Path("runs/libero-table"),
+    json: bool = False,
+) -> None:
+    """LIBERO as the papers evaluate it: published figures, and yours beside them.
+
+    Args:
+        fill: evaluate this model first (on a machine with its weights and hf-libero).
+        suite: goal, spatial, object or 10.
+        episodes: a task, 1 to 50; as published unless given.
+        out: where results are kept.
+        json: print the table as JSON.
+    """
+    from launch import libero_table as module
+
+    if fill is not None:
+        module.fill(fill, suite, episodes, out)
+    _print(module.table(out), "LIBERO, success [%]", json)
 
 
 def _experiment_main(args: list[str]) -> None:

@@ -38,6 +38,9 @@ RECIPES: dict[str, Recipe] = {
     "diffusion-medium": Recipe(*_FLOW, "50 demonstrations, sampled with DDIM", 1),
     "flow-bimodal": Recipe(*_FLOW, "passes a post on either side", 5),
     "flow-unaware": Recipe(*_FLOW, "never saw the wall in its way", 3),
+    "flow-libero": Recipe(
+        "launch.recipes.libero", "flow", "LIBERO: a bowl onto the stove, at three speeds (needs hf-libero)", 4
+    ),
     "rl-sac-press": Recipe(*_RL, "SAC that presses a button", 2),
     "rl-ppo-close": Recipe(*_RL, "PPO that closes a drawer", 2),
     "tiny-vla": Recipe("launch.recipes.tiny_vla", "tiny_vla", "pixels and words to action tokens, with adverbs", 60),
