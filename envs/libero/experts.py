@@ -22,7 +22,7 @@ from envs.errors import BadSetting, nearest
 from envs.libero.env import LiberoEnv
 from envs.libero.observations import axis_angle
 
-SPEEDS: Mapping[str, float] = {"slowly": 0.35, "normal": 0.6, "quickly": 1.0}
+SPEEDS: Mapping[str, float] = {"slowly": 0.4, "normal": 0.65, "quickly": 1.0}
 """Adverb -> largest length of the position part of an action; 1 is 26 cm/s."""
 
 
@@ -57,7 +57,7 @@ _TURN_GAIN = 1.5  # action per rad
 _FUNNEL, _RISE = 2.0, 0.10  # the hand comes down in a cone of this slope, from this height above [m]
 _NEAR = 0.012  # of the tcp to where it should be, to close or open the hand [m]
 _KEPT = 0.035  # of the tcp to the grasp while the thing is in the hand [m]
-_CLEAR = 0.09  # between a grasp and the origins of other things [m]
+_CLEAR = 0.06  # between a grasp and the origins of other things [m]
 _HOME = np.diag([1.0, -1.0, -1.0])
 
 

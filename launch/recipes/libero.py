@@ -47,8 +47,8 @@ class LiberoRecipe:
 
 RECIPES: Mapping[str, LiberoRecipe] = {
     "flow-libero": LiberoRecipe(
-        LiberoDemos("goal-1", per_speed=30),
-        epochs=60,
+        LiberoDemos("goal-1", per_speed=20),
+        epochs=80,
         what="LIBERO's goal/1, put the bowl on the stove, from the privileged state; taught at three speeds that nobody names",
         sizes={"width": 128, "n_blocks": 2},
         conditions={"in range": {}, "bowl 6 cm away": {"object_position": 0.06}},
