@@ -378,7 +378,7 @@ class LiberoEnv(gym.Env[dict[str, Any], np.ndarray]):
                 "object": self.position(goal[1]),
                 "target": self.position(goal[-1]),
             },
-            "half_sizes": dict(self._half_sizes),
+            "half_sizes": {name: half.copy() for name, half in self._half_sizes.items()},
         }
 
 

@@ -45,8 +45,8 @@ class KeepOut(gym.Wrapper[Any, Any, Any, Any]):
         inside = bool((np.abs(info["keypoints"]["tcp"] - self._middle) < self._half).all())
         self._entered |= inside
         return info | {
-            "keypoints": info["keypoints"] | {ZONE: self._middle},
-            "half_sizes": info["half_sizes"] | {ZONE: self._half},
+            "keypoints": info["keypoints"] | {ZONE: self._middle.copy()},
+            "half_sizes": info["half_sizes"] | {ZONE: self._half.copy()},
             "inside": inside,
             "entered": self._entered,
         }

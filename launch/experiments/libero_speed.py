@@ -2,7 +2,8 @@
 
 1. Scenes of unsteered episodes; the direction is the mean activation where the hand moved fast in the next steps minus where it moved
    slowly, within groups of what it was doing (held or not, how high).
-2. Layer and strength of each side are chosen on other starts: the largest effect among those that keep success within `margin`.
+2. Layer, strength and gate (always, or in transit: above `TRANSIT`) of each side are chosen on other starts: the largest effect among
+   those that keep success within `margin`.
 3. Test on further starts: base, zero strength, both sides, random directions as long (both signs).
 """
 
@@ -26,10 +27,15 @@ from steer_agents.evaluation import plots
 from steer_agents.evaluation.report import Bar
 from steer_agents.finding import find
 from steer_agents.finding.controls import random_like
+from steer_agents.gates import Always, Gate, Measured
+from steer_agents.interventions import Add
 from steer_agents.recording import record_scenes
 from steer_agents.sites import Site
 
 SCENES = 61_000
+TRANSIT = 0.08
+"""Height of the tcp over the table above which it is on its way, neither grasping nor placing [m]."""
+GATES: Mapping[str, Gate] = {"always": Always(), "in transit": Measured("height", above=TRANSIT)}
 SIDES: Mapping[str, int] = {"slower": -1, "faster": +1}
 
 
@@ -39,7 +45,7 @@ class Settings:
 
     Args:
         scene_episodes, choice_episodes, test_episodes: starts of each.
-        layers, strengths: tried; strengths in multiples of the raw direction ("beta").
+        layers, strengths, gates: tried; strengths in multiples of the raw direction ("beta"), gates by their names in `GATES`.
         bound: least relative change of the mean speed, each way; margin: largest loss of success.
         n_random: control directions per side, with both signs.
     """
@@ -48,7 +54,8 @@ class Settings:
     choice_episodes: int = 6
     test_episodes: int = 40
     layers: tuple[int, ...] = (1,)
-    strengths: tuple[float, ...] = (1.0, 2.0)
+    strengths: tuple[float, ...] = (0.5, 1.0)
+    gates: tuple[str, ...] = ("always", "in transit")
     bound: float = 0.2
     margin: float = 0.1
     n_random: int = 1
@@ -77,7 +84,7 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     world, policy = libero.world(), policies.load(libero.POLICY)
     place = folder / f"rollouts-{settings_key(s)}"
     bench = Bench(libero.POLICY, libero.TASK, place, world.make, libero.measures, libero.ROWS)
-    tried = len(s.layers) * len(s.strengths)
+    tried = len(s.layers) * len(s.strengths) * len(s.gates)
     say.plan([s.scene_episodes, s.choice_episodes * (2 * tried + 1)] + [s.test_episodes] * (4 + 4 * s.n_random))
     say.stage(f"{libero.POLICY}: scenes from {s.scene_episodes} episodes, and the direction")
     found = direction(policy, world, s.scene_episodes)
@@ -85,15 +92,21 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     say.stage(f"choosing layer and strength on {s.choice_episodes} other starts")
     base = bench.episodes(Condition("choice base", "base"), VALIDATION, s.choice_episodes)
     rows = []
-    for layer, strength, sign in itertools.product(s.layers, s.strengths, SIDES.values()):
-        condition = Condition(f"choice {layer} {sign * strength:g}", "other", pushed(found, layer, sign * strength))
+    for layer, strength, gate, sign in itertools.product(s.layers, s.strengths, s.gates, SIDES.values()):
+        one = Choice(layer, sign * strength, gate)
+        condition = Condition(f"choice {layer} {sign * strength:g} {gate}", "other", one.push(found))
         effect = change(bench.episodes(condition, VALIDATION, s.choice_episodes), base, "mean_speed")
         rows.append(
-            {"layer": layer, "strength": strength, "sign": sign, "effect": effect.value, "success": effect.success}
+            {
+                "layer": layer,
+                "strength": strength,
+                "gate": gate,
+                "sign": sign,
+                "effect": effect.value,
+                "success": effect.success,
+            }
         )
-        say.note(
-            f"layer {layer}, {sign * strength:+g}: {effect.value:+.2f} of the speed, success {effect.success:+.2f}"
-        )
+        say.note(f"{one}: {effect.value:+.2f} of the speed, success {effect.success:+.2f}")
     table = pd.DataFrame(rows)
     choices = {side: choose(table, sign, s.margin) for side, sign in SIDES.items()}
     asked = conditions(found, choices, s)
@@ -101,34 +114,44 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     return _outcome(s, asked, tables, choices, table)
 
 
-def choose(table: pd.DataFrame, sign: int, margin: float) -> tuple[int, float]:
-    """(layer, signed strength) of the largest effect that keeps success within the margin; without any, of the best success."""
+@dataclass(frozen=True)
+class Choice:
+    """Where, how strongly (with the sign of the side) and when the direction is added."""
+
+    layer: int
+    strength: float
+    gate: str
+
+    def __str__(self) -> str:
+        return f"layer {self.layer}, strength {self.strength:+g}, {self.gate}"
+
+    def push(self, along: Direction, share: float = 1.0) -> Add:
+        """A share of the strength along some direction."""
+        return replace(pushed(along, self.layer, share * self.strength), gate=GATES[self.gate])
+
+
+def choose(table: pd.DataFrame, sign: int, margin: float) -> Choice:
+    """The largest effect that keeps success within the margin; without any, the best success."""
     own = table[table["sign"] == sign]
     able = own[own["success"] >= -margin]
     best = (able["effect"] * sign).idxmax() if len(able) else own["success"].idxmax()
-    return int(own.loc[best, "layer"]), sign * float(own.loc[best, "strength"])
+    row = own.loc[best]
+    return Choice(int(row["layer"]), sign * float(row["strength"]), str(row["gate"]))
 
 
-def conditions(found: Direction, choices: Mapping[str, tuple[int, float]], s: Settings) -> list[Condition]:
+def conditions(found: Direction, choices: Mapping[str, Choice], s: Settings) -> list[Condition]:
     """Everything that is run on the test starts."""
-    asked = [
-        Condition("unsteered", "base"),
-        Condition("zero strength", "base", pushed(found, choices["slower"][0], 0.0)),
-    ]
-    asked += [Condition(side, "steered", pushed(found, *choice)) for side, choice in choices.items()]
-    for (side, (layer, strength)), number in itertools.product(choices.items(), range(s.n_random)):
-        other = random_like(found, seed=10 * number + SIDES[side])
+    asked = [Condition("unsteered", "base"), Condition("zero strength", "base", choices["slower"].push(found, 0.0))]
+    asked += [Condition(side, "steered", choice.push(found)) for side, choice in choices.items()]
+    for (side, choice), number in itertools.product(choices.items(), range(s.n_random)):
+        other = random_like(found, seed=10 * number + 2 + SIDES[side])
         for mark, sign in (("+", 1.0), ("-", -1.0)):
-            asked.append(
-                Condition(
-                    f"random {number + 1}{mark} as long as {side}", "control", pushed(other, layer, sign * strength)
-                )
-            )
+            asked.append(Condition(f"random {number + 1}{mark} as long as {side}", "control", choice.push(other, sign)))
     return asked
 
 
 def _outcome(
-    s: Settings, asked: list[Condition], tables: dict[str, pd.DataFrame], choices: dict[str, tuple[int, float]], tried: pd.DataFrame
+    s: Settings, asked: list[Condition], tables: dict[str, pd.DataFrame], choices: dict[str, Choice], tried: pd.DataFrame
 ) -> Outcome:  # fmt: skip
     base = tables["unsteered"]
     moved: dict[str, Change] = {name: change(table, base, "mean_speed") for name, table in tables.items()}
@@ -156,7 +179,7 @@ def _outcome(
                 loud.size < one.size / 2),
         ]  # fmt: skip
         told.append(
-            f"{side} at layer {choices[side][0]}, strength {choices[side][1]:+g}: mean speed {100 * one.value:+.0f} % "
+            f"{side} at {choices[side]}: mean speed {100 * one.value:+.0f} % "
             f"({100 * one.low:+.0f} to {100 * one.high:+.0f}), success {one.success:+.2f}; the loudest control {100 * loud.value:+.0f} %."
         )
     columns = ["seed", "success", "length", "mean_speed"]
@@ -182,5 +205,5 @@ def _outcome(
             "Mean speed is of the tcp over the whole episode, closing the gripper and failures included.",
             'The simulation runs with physics="lite", see envs/libero.',
         ],
-        extra={"choices": choices, "tried": tried.to_dict("records")},
+        extra={"choices": {side: vars(choice) for side, choice in choices.items()}, "tried": tried.to_dict("records")},
     )  # fmt: skip

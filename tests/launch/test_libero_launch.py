@@ -132,10 +132,13 @@ def test_bars_of_learned_noise_follow_the_numbers() -> None:
 
 
 def test_speed_takes_the_largest_effect_that_keeps_success() -> None:
-    rows = [(0, 1.0, -1, -0.1, 0.0), (0, 2.0, -1, -0.3, 0.0), (1, 3.0, -1, -0.6, -0.5), (1, 1.0, 1, 0.2, -0.3)]
-    table = pd.DataFrame(rows, columns=["layer", "strength", "sign", "effect", "success"])
-    assert libero_speed.choose(table, -1, 0.1) == (0, -2.0)
-    assert libero_speed.choose(table, 1, 0.1) == (1, 1.0)
+    rows = [
+        (0, 1.0, "always", -1, -0.1, 0.0), (0, 2.0, "in transit", -1, -0.3, 0.0), (1, 3.0, "always", -1, -0.6, -0.5),
+        (1, 1.0, "always", 1, 0.2, -0.3),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["layer", "strength", "gate", "sign", "effect", "success"])
+    assert libero_speed.choose(table, -1, 0.1) == libero_speed.Choice(0, -2.0, "in transit")
+    assert libero_speed.choose(table, 1, 0.1) == libero_speed.Choice(1, 1.0, "always")
 
 
 @pytest.mark.libero
