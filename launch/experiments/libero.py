@@ -17,7 +17,7 @@ from steer_agents.guidance.prediction import Kinematics
 
 POLICY, TASK = "flow-libero", "Libero-goal-1"
 LIMIT = 240
-"""Env steps of an episode; unsteered successes take about 135, LIBERO's own limit is 300."""
+"""Env steps of an episode; unsteered successes take about 117, LIBERO's own limit is 300."""
 ROWS = 4
 """Environments side by side: each takes 0.3 GB."""
 SETTINGS: Mapping[str, Any] = {"starts": "drawn", "physics": "lite"}

@@ -49,7 +49,7 @@ class Settings:
         n_particles: K of the last.
     """
 
-    strengths: tuple[float, ...] = (3.0, 6.0)
+    strengths: tuple[float, ...] = (4.0, 7.0, 10.0)
     validation_episodes: int = 8
     episodes: int = 40
     top: float = 0.17

@@ -101,12 +101,12 @@ def test_things_come_to_rest_and_infos_say_where(lite: gym.Env) -> None:
 
 def test_shifts_move_what_they_say_by_what_they_say(drawn: gym.Env) -> None:
     _, plain = drawn.reset(seed=5)
-    _, moved = drawn.reset(seed=5, options={"shift": {"object_position": 0.05, "target_position": 0.03}})
-    for name, size in (("akita_black_bowl_1", 0.05), ("plate_1", 0.03)):
+    _, moved = drawn.reset(seed=5, options={"shift": {"object_position": 0.02, "target_position": 0.01}})
+    for name, size in (("akita_black_bowl_1", 0.02), ("plate_1", 0.01)):
         step = moved["keypoints"][name] - plain["keypoints"][name]
         assert np.linalg.norm(step[:2]) == pytest.approx(size, abs=2e-3)
         assert abs(step[2]) < 2e-3
-    assert moved["displaced"] == {"akita_black_bowl_1": 0.05, "plate_1": 0.03}
+    assert moved["displaced"] == {"akita_black_bowl_1": 0.02, "plate_1": 0.01}
     _, turned = drawn.reset(seed=5, options={"shift": {"robot_joints": 0.2}})
     assert np.linalg.norm(turned["keypoints"]["tcp"] - plain["keypoints"]["tcp"]) > 0.01
 
