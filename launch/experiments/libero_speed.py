@@ -54,7 +54,7 @@ class Settings:
     choice_episodes: int = 6
     test_episodes: int = 40
     layers: tuple[int, ...] = (1,)
-    strengths: tuple[float, ...] = (0.5, 0.6, 0.7)
+    strengths: tuple[float, ...] = (0.5, 0.7, 1.0)
     gates: tuple[str, ...] = ("always", "in transit")
     bound: float = 0.2
     margin: float = 0.1
