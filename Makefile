@@ -49,8 +49,9 @@ test-libero: $(LIBERO) ## run the short tests on the real LIBERO
 bench: $(STAMP) ## print speed ratios, also against other libraries
 	@$(RUN)/python -m bench.run
 
-embedded: $(STAMP) ## make every embedded policy again (data, training, evaluation, card)
-	@$(RUN)/steer-agents recipe all --install
+embedded: $(LIBERO) ## make every embedded policy again (data, training, evaluation, card)
+	@$(RUN)/steer-agents rebuild all --install
+	@$(RUN)/steer-agents rebuild flow-libero --install
 
 format: $(STAMP) ## format the code
 	@$(RUN)/ruff check --fix --quiet . ; $(RUN)/ruff format --quiet .

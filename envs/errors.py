@@ -32,6 +32,10 @@ class BadState(BadSetting):
     """A saved state that belongs to another task or another scene."""
 
 
+class MissingExtra(gym.error.DependencyNotInstalled, ImportError):
+    """An environment needs packages or files that are not installed; the message names the command that installs them."""
+
+
 class NoRenderer(gym.error.Error, RuntimeError):
     """Pictures were asked for on a machine that cannot draw."""
 

@@ -61,24 +61,25 @@ def list_(what: tyro.conf.Positional[str] = "all", /, json: bool = False) -> Non
 
 @app.command
 def rebuild(
-    name: tyro.conf.Positional[str] = "list", /, out: Path = Path("runs/recipes"), install: bool = False,
+    name: tyro.conf.Positional[str] = "list", /, out: Path = Path("runs/rebuild"), install: bool = False,
     json: bool = False,
 ) -> None:  # fmt: skip
     """Make an embedded policy again: data, training, evaluation, model card.
 
     Args:
-        name: a recipe, "all", or "list" to see them.
+        name: a recipe, "all" (but for flow-libero, which needs a process of its own), or "list" to see them.
         out: folder for results.
         install: put weights and card into the package, where `policies.load` finds them.
         json: print for programs.
     """
-    from launch.recipes.registry import RECIPES, run_recipe
+    from launch.rebuild.registry import RECIPES, run_recipe
 
     if name == "list":
         rows = [{"recipe": key, "what": r.summary, "minutes": r.minutes} for key, r in RECIPES.items()]
         print_rows(rows, "recipes", json)
         return
-    made = [run_recipe(one, out, install) for one in (RECIPES if name == "all" else [name])]
+    wanted = [key for key, recipe in RECIPES.items() if not recipe.apart]
+    made = [run_recipe(one, out, install) for one in (wanted if name == "all" else [name])]
     print_rows([{"policy": path.stem, "weights": str(path)} for path in made], "made", json)
 
 
@@ -551,6 +552,30 @@ def doctor(policy: tyro.conf.Positional[str], /, calls: int = 1000, json: bool =
         OUT.print(render(checks))
     if any(check.passed is False for check in checks):
         sys.exit(1)
+
+
+@app.command(name="libero-table")
+def libero_table(
+    fill: str | None = None,
+    suite: str = "spatial",
+    episodes: int | None = None,
+    out: Path = Path("runs/libero-table"),
+    json: bool = False,
+) -> None:
+    """LIBERO as the papers evaluate it: published figures, and yours beside them.
+
+    Args:
+        fill: evaluate this model first (on a machine with its weights and hf-libero).
+        suite: goal, spatial, object or 10.
+        episodes: a task, 1 to 50; as published unless given.
+        out: where results are kept.
+        json: print the table as JSON.
+    """
+    from launch import libero_table as module
+
+    if fill is not None:
+        module.fill(fill, suite, episodes, out)
+    print_rows(module.table(out), "LIBERO, success [%]", json)
 
 
 GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}

@@ -11,7 +11,7 @@ from steer_agents.guidance.pixels import Camera, keypoints
 from steer_agents.guidance.prediction import Kinematics
 
 KINEMATICS = Kinematics(position=(0, 1, 2), scale=(POSITION_SCALE,) * 3, control_dt=CONTROL_DT, gripper=6)
-"""Deltas of the tcp, 5 cm a unit, at 20 Hz; also LIBERO's."""
+"""Deltas of the tcp, 5 cm a unit, at 20 Hz."""
 AXES = (
     "+z is up, +x towards the viewer of the picture, -x away, -y left in the picture, +y right; the table is at z = 0"
 )

@@ -28,7 +28,7 @@ FAMILIES: dict[str, str] = {
 }
 
 EMBEDDED: dict[str, str] = {
-    **{f"flow-{kind}": f"flow:flow-{kind}" for kind in ("weak", "medium", "strong", "bimodal", "unaware")},
+    **{f"flow-{kind}": f"flow:flow-{kind}" for kind in ("weak", "medium", "strong", "bimodal", "unaware", "libero")},
     "diffusion-medium": "flow:diffusion-medium",
     "rl-sac-press": "mlp:rl-sac-press",
     "rl-ppo-close": "mlp:rl-ppo-close",

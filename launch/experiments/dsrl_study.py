@@ -34,7 +34,7 @@ class Settings:
         validation_episodes, test_episodes: starts.
         bound: of the noise.
         tickets, ticket_episodes: constant noises tried, and episodes of each.
-        candidates: of best-of-N.
+        candidates: of best-of-N; 0 leaves it out, and random noise too.
     """
 
     variants: tuple[str, ...]
@@ -108,14 +108,14 @@ def run(study: Study, s: Settings, folder: Path, say: Say) -> Outcome:
         say.note(str(summary(tables[name])))
 
     tested("unsteered", None)
-    tested("random noise in the box", RandomNoise(Full(), s.bound))
+    if s.candidates:
+        tested("random noise in the box", RandomNoise(Full(), s.bound))
     tested("zero noise", ConstantNoise())
     tested("best constant noise", ticket.part)
     first, name = next(iter(learned.values())), next(iter(learned))
-    tested(
-        f"best of {s.candidates} by the critic",
-        BestOfN(first.model.noise_score, s.candidates, name=f"critic of {name}"),
-    )
+    if s.candidates:
+        critic = BestOfN(first.model.noise_score, s.candidates, name=f"critic of {name}")
+        tested(f"best of {s.candidates} by the critic", critic)
     for name, one in learned.items():
         tested(name, one.best)
         tested(f"{name}, sampled", one.best.sampled())

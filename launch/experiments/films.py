@@ -11,7 +11,7 @@ import numpy as np
 
 from envs.tabletop.env import TabletopEnv
 from envs.tabletop.scene import CONTROL_DT
-from launch.recipes.vla_evaluation import Pictures
+from launch.rebuild.vla_evaluation import Pictures
 from policies.base import Policy
 from steer_agents.steerer import Part, steer
 

@@ -76,4 +76,16 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.vls_language",
         "the same wall with a reward that an endpoint wrote from the instruction (recorded replies)",
     ),
+    "libero-speed": Entry(
+        "launch.experiments.libero_speed",
+        "LIBERO: slower and faster along one direction of a flow policy (needs hf-libero)",
+    ),
+    "libero-dsrl": Entry(
+        "launch.experiments.libero_dsrl",
+        "LIBERO under a shifted start: learned noise, with baselines (needs hf-libero)",
+    ),
+    "libero-keepout": Entry(
+        "launch.experiments.libero_keepout",
+        "LIBERO: guided denoising around a box that the policy crosses, with ablations (needs hf-libero)",
+    ),
 }

@@ -10,10 +10,10 @@ import pandas as pd
 
 import policies
 from launch.experiments.base import Figure, Outcome, Say, settings_key
-from launch.recipes import flow, rl
-from launch.recipes.evaluation import fixed_states
-from launch.recipes.vla_data import TASK_NAMES
-from launch.recipes.vla_evaluation import evaluate
+from launch.rebuild import flow, rl
+from launch.rebuild.evaluation import fixed_states
+from launch.rebuild.vla_data import TASK_NAMES
+from launch.rebuild.vla_evaluation import evaluate
 from policies.action_tokens import ActionTokenPolicy
 from steer_agents.evaluation import plots
 from steer_agents.evaluation.intervals import proportion_interval

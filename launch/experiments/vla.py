@@ -20,8 +20,8 @@ from scipy import stats
 
 import policies
 from launch.experiments.subjects import subject_of
-from launch.recipes.vla_data import TASK_NAMES
-from launch.recipes.vla_evaluation import evaluate
+from launch.rebuild.vla_data import TASK_NAMES
+from launch.rebuild.vla_evaluation import evaluate
 from policies.base import INSTRUCTION, Policy
 from steer_agents.direction import Direction
 from steer_agents.evaluation.compare import Comparison, compare

@@ -68,7 +68,7 @@ class Sides:
     """What is steered.
 
     Args:
-        measure: column of `launch.recipes.vla_evaluation.evaluate`.
+        measure: column of `launch.rebuild.vla_evaluation.evaluate`.
         label: of it, with its unit.
         low, high: the two sides.
         unit: in which effects are told, and what they are multiplied with for that.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,15 @@ import pandas as pd
 import envs
 import policies
 from launch.experiments.base import Figure, Say
-from launch.recipes.evaluation import side_passed
+from launch.rebuild.evaluation import side_passed
 from policies.errors import BadInput
 from steer_agents.evaluation import plots
 from steer_agents.evaluation.compare import Comparison, compare
 from steer_agents.evaluation.intervals import Interval, proportion_interval
 from steer_agents.guidance import RewardGuidance
-from steer_agents.loop import rollout
+from steer_agents.loop import Measures, rollout
 from steer_agents.runs import write_json
-from steer_agents.steerer import Steerer
+from steer_agents.steerer import Part, Steerer
 
 assert envs.__name__  # importing it registers the environments
 
@@ -42,7 +42,7 @@ class Condition:
 
     name: str
     role: str
-    part: RewardGuidance | None = None
+    part: Part | None = None
 
 
 @dataclass
@@ -50,23 +50,29 @@ class Bench:
     """A policy on a task.
 
     Args:
-        policy: embedded policy; task: of the tabletop; folder: where finished runs are kept.
+        policy: embedded policy; task: of the tabletop, or the name of another's; folder: where finished runs are kept.
+        make: makes an environment; None is the tabletop's task.
+        measures: further columns of the episodes; rows: environments side by side.
     """
 
     policy: str
     task: str
     folder: Path
+    make: Callable[[], gym.Env] | None = None
+    measures: Measures | None = None
+    rows: int = ROWS
     counters: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def episodes(self, condition: Condition, seed: int, count: int) -> pd.DataFrame:
         """One row per episode; what guidance counted is kept beside the run."""
-        spec = copy.deepcopy(gym.spec(f"SteerAgents/{self.task}-v0"))
+        env = self.make or copy.deepcopy(gym.spec(f"SteerAgents/{self.task}-v0"))
         place = self.folder / f"{condition.name.replace(' ', '-').replace(',', '')}-{seed}-{count}"
         run = rollout(
-            spec, policies.load(self.policy), None if condition.part is None else Steerer(condition.part),
-            episodes=count, seed=seed, num_envs=min(ROWS, count), measures=measures, condition=condition.name, run=place,
+            env, policies.load(self.policy), None if condition.part is None else Steerer(condition.part),
+            episodes=count, seed=seed, num_envs=min(self.rows, count), measures=self.measures or measures,
+            condition=condition.name, run=place,
         )  # fmt: skip
-        if condition.part is not None:
+        if isinstance(condition.part, RewardGuidance):
             kept = place / "counters.json"
             if condition.part.counters.chunks or not kept.exists():  # a finished run is not run again
                 write_json(kept, condition.part.counters.report())
@@ -144,13 +150,15 @@ def figure(table: pd.DataFrame, column: str, title: str) -> Figure:
     return Figure(column, plots.bars(pd.DataFrame(shown), label=column, title=title), "Wilson 95 % intervals.", alt)
 
 
-def run_all(bench: Bench, found: Sequence[Condition], count: int, say: Say) -> dict[str, pd.DataFrame]:
-    """Every condition on the test layouts."""
+def run_all(
+    bench: Bench, found: Sequence[Condition], count: int, say: Say, column: str = "touched"
+) -> dict[str, pd.DataFrame]:
+    """Every condition on the test layouts; `column` is told beside success."""
     tables = {}
     for one in found:
         say.stage(f"{count} episodes of {bench.task}: {one.name}")
         table = tables[one.name] = bench.episodes(one, TEST, count)
         say.note(
-            f"success {table['success'].mean():.2f}, touched {table['touched'].mean():.2f}, steps {table['length'].mean():.0f}"
+            f"success {table['success'].mean():.2f}, {column} {table[column].mean():.2f}, steps {table['length'].mean():.0f}"
         )
     return tables

@@ -64,7 +64,7 @@ def grounding_loss(
     """Loss of stage 1, and the distance between where object and target are said to be and where they are, (B, 2) [m].
 
     Args:
-        points: (B, 8) [m]; spots: (B, cameras, 2, 2) in the pictures, see `launch.recipes.tabletop_data`.
+        points: (B, 8) [m]; spots: (B, cameras, 2, 2) in the pictures, see `launch.rebuild.tabletop_data`.
     """
     features, heat = network.ground(pixels, ids, state)
     seen = features[:, -N_POINTS:]

@@ -47,10 +47,11 @@ class Prediction:
 class Kinematics:
     """What an action means for the hand.
 
-        delta:     path[h] = start + sum over i <= h of scale * action[i, position]     (LIBERO's OSC_POSE and this tabletop: scale 0.05)
+        delta:     path[h] = start + sum over i <= h of scale * action[i, position]     (the tabletop: scale 0.05; LIBERO: 0.0131)
         absolute:  path[h] = offset + scale * action[h, position]
 
-    This is the path that is asked for: what a controller, contacts and the workspace make of it is left out.
+    This is the path that is asked for: what a controller, contacts and the workspace make of it is left out. Where a controller
+    never reaches what is asked within a step (LIBERO's OSC_POSE: 5 cm a unit asked, 1.31 cm made), give the scale of what it makes.
 
     Args:
         position: entries of an action that stand for x, y, z.

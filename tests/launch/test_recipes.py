@@ -12,9 +12,9 @@ import pytest
 import policies
 from envs.tabletop.env import TabletopEnv
 from launch.experiments import suite_experts
-from launch.recipes import evaluation, flow, registry, rl
-from launch.recipes.flow import FlowRecipe
-from launch.recipes.rl import RLRecipe
+from launch.rebuild import evaluation, flow, registry, rl
+from launch.rebuild.flow import FlowRecipe
+from launch.rebuild.rl import RLRecipe
 from policies.errors import UnknownName
 
 
@@ -94,7 +94,7 @@ def test_every_embedded_policy_loads_is_small_and_has_a_card_of_its_measurements
     root = Path(policies.__file__).parent / family
     assert (root / "weights" / f"{name}.safetensors").stat().st_size < 20e6
     card = (root / "cards" / f"{name}.md").read_text()
-    assert f"steer-agents recipe {name}" in card
+    assert f"steer-agents rebuild {name}" in card
     assert "| success" in card
 
 

@@ -15,11 +15,11 @@ import policies
 from envs.tabletop.env import TabletopEnv
 from envs.tabletop.tasks import TASKS
 from launch.experiments.base import Say
-from launch.recipes import tiny_vla, vla_card
-from launch.recipes.smol_vla import Settings as SmolSettings
-from launch.recipes.tabletop_data import SIZE, Frames, random_scenes, siblings
-from launch.recipes.vla_data import ADVERBS, TASK_NAMES, Cells, DataSettings, collect, pools, vocabulary
-from launch.recipes.vla_evaluation import EvaluationSettings, assess, evaluate
+from launch.rebuild import tiny_vla, vla_card
+from launch.rebuild.smol_vla import Settings as SmolSettings
+from launch.rebuild.tabletop_data import SIZE, Frames, random_scenes, siblings
+from launch.rebuild.vla_data import ADVERBS, TASK_NAMES, Cells, DataSettings, collect, pools, vocabulary
+from launch.rebuild.vla_evaluation import EvaluationSettings, assess, evaluate
 from policies.tiny_vla.training import Stage
 
 DATA = DataSettings(tasks=("PressButton",), per_adverb=(1, 1, 0, 0, 0, 0, 0), extra=(0, 0, 1, 0, 0, 0, 0), scenes=3)

@@ -12,7 +12,7 @@ import envs
 import policies
 import steer_agents as sa
 from launch.experiments.registry import EXPERIMENTS
-from launch.recipes.registry import RECIPES
+from launch.rebuild.registry import RECIPES
 from steer_agents.finding import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def words(path: str) -> str:
     [
         ("steer_agents/finding/README.md", list(METHODS)),
         ("launch/experiments/README.md", list(EXPERIMENTS)),
-        ("launch/recipes/README.md", list(RECIPES)),
+        ("launch/rebuild/README.md", list(RECIPES)),
         ("policies/README.md", [f"{family}:" for family in policies.families()]),
         ("README.md", list(EXPERIMENTS)),
     ],

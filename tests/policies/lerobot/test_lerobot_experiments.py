@@ -12,7 +12,7 @@ import pytest
 
 from launch.experiments import vla, vla_sides, vla_speed
 from launch.experiments.base import Say
-from launch.recipes import vla_evaluation
+from launch.rebuild import vla_evaluation
 from policies.errors import BadInput
 
 CAMERAS = {

@@ -12,7 +12,7 @@ import torch
 from envs.tabletop.experts import Style
 from envs.tabletop.tasks import TASKS
 from launch.experiments.base import Say
-from launch.recipes.tabletop_data import Frames, demonstrate, random_scenes, siblings
+from launch.rebuild.tabletop_data import Frames, demonstrate, random_scenes, siblings
 
 TASK_NAMES = (
     "PutRedBlockOnPlate", "PutGreenBlockOnPlate", "PutBlueBlockOnPlate", "PutCupInBasket", "PutYellowBlockInBasket",

@@ -16,8 +16,8 @@ import numpy as np
 
 from launch.demos import ENVIRONMENT_STATE, STATE, Demos, Episode, collect
 from launch.experiments.base import Say
-from launch.recipes.card import Score, write_card
-from launch.recipes.evaluation import fixed_states
+from launch.rebuild.card import Score, write_card
+from launch.rebuild.evaluation import fixed_states
 from policies.flow import FlowConfig, FlowPolicy, save, train
 
 EVALUATION_SEEDS = (1, 2)

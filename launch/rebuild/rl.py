@@ -19,9 +19,9 @@ import torch
 import envs
 from envs.tabletop.observations import ENVIRONMENT_STATE, ENVIRONMENT_STATE_SLICES, N_ENVIRONMENT_STATE
 from launch.experiments.base import Say
-from launch.recipes.card import Score, write_card
-from launch.recipes.evaluation import fixed_states
-from launch.recipes.flow import EVALUATION_SEEDS
+from launch.rebuild.card import Score, write_card
+from launch.rebuild.evaluation import fixed_states
+from launch.rebuild.flow import EVALUATION_SEEDS
 from policies import sb3
 from policies.errors import MissingExtra
 from policies.mlp import MLPPolicy, save

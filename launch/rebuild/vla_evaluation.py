@@ -15,7 +15,7 @@ from envs.tabletop.env import TabletopEnv
 from envs.tabletop.scene import CAMERAS
 from envs.tabletop.tasks import TASKS
 from launch.experiments.base import Say
-from launch.recipes.vla_data import ADVERBS
+from launch.rebuild.vla_data import ADVERBS
 from policies.action_tokens import ActionTokenPolicy
 from policies.base import INSTRUCTION, TASK_DESCRIPTION, Policy
 

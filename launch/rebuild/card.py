@@ -33,13 +33,20 @@ class Score:
         return f"| {self.name} | {self.value:.2f} | {self.low:.2f} to {self.high:.2f} | {self.episodes} |"
 
 
-def write_card(path: Path, name: str, what: str, facts: Mapping[str, str], scores: Sequence[Score]) -> None:
-    """Write a card as Markdown."""
+def write_card(
+    path: Path,
+    name: str,
+    what: str,
+    facts: Mapping[str, str],
+    scores: Sequence[Score],
+    measured: str = "the 50 fixed initial states of the task with two seeds",
+) -> None:
+    """Write a card as Markdown; `measured` says what the scores are of."""
     lines = [
         f"# {name}", "", f"{what[0].upper()}{what[1:]}.", "", "| | |", "| --- | --- |",
         *(f"| {key} | {value} |" for key, value in facts.items()),
-        f"| made by | `steer-agents recipe {name} --install` |", "",
-        "Measured over the 50 fixed initial states of the task with two seeds, Wilson 95 % intervals:", "",
+        f"| made by | `steer-agents rebuild {name} --install` |", "",
+        f"Measured over {measured}, Wilson 95 % intervals:", "",
         "| | value | interval | episodes |", "| --- | --- | --- | --- |", *(score.row() for score in scores), "",
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,11 +16,11 @@ import torch
 
 import policies
 from launch.experiments.base import Say
-from launch.recipes.progress import Progress
-from launch.recipes.tiny_vla import blurred_view, seen
-from launch.recipes.vla_card import render
-from launch.recipes.vla_data import ADVERBS, Cells, DataSettings, collect, pools
-from launch.recipes.vla_evaluation import EvaluationSettings, assess
+from launch.rebuild.progress import Progress
+from launch.rebuild.tiny_vla import blurred_view, seen
+from launch.rebuild.vla_card import render
+from launch.rebuild.vla_data import ADVERBS, Cells, DataSettings, collect, pools
+from launch.rebuild.vla_evaluation import EvaluationSettings, assess
 from policies import weights
 from policies.llm_agent.smollm2 import load_smollm2
 from policies.smol_vla import SmolVLA, SmolVLAConfig, SmolVLAPolicy, save

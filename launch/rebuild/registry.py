@@ -20,16 +20,18 @@ class Recipe:
         family: folder of `policies` whose `weights/` and `cards/` hold the embedded files.
         summary: what the policy is.
         minutes: on one core.
+        apart: needs a process of its own, so that "all" leaves it out (LIBERO does not share one with the tabletop's renderer).
     """
 
     module: str
     family: str
     summary: str
     minutes: float
+    apart: bool = False
 
 
-_FLOW = ("launch.recipes.flow", "flow")
-_RL = ("launch.recipes.rl", "mlp")
+_FLOW = ("launch.rebuild.flow", "flow")
+_RL = ("launch.rebuild.rl", "mlp")
 
 RECIPES: dict[str, Recipe] = {
     "flow-weak": Recipe(*_FLOW, "50 demonstrations of putting a bowl on a plate, stopped too early", 1),
@@ -38,14 +40,21 @@ RECIPES: dict[str, Recipe] = {
     "diffusion-medium": Recipe(*_FLOW, "50 demonstrations, sampled with DDIM", 1),
     "flow-bimodal": Recipe(*_FLOW, "passes a post on either side", 5),
     "flow-unaware": Recipe(*_FLOW, "never saw the wall in its way", 3),
+    "flow-libero": Recipe(
+        "launch.rebuild.libero",
+        "flow",
+        "LIBERO: a bowl onto the stove, at three speeds (needs hf-libero)",
+        4,
+        apart=True,
+    ),
     "rl-sac-press": Recipe(*_RL, "SAC that presses a button", 2),
     "rl-ppo-close": Recipe(*_RL, "PPO that closes a drawer", 2),
-    "tiny-vla": Recipe("launch.recipes.tiny_vla", "tiny_vla", "pixels and words to action tokens, with adverbs", 60),
-    "smol-vla-135m": Recipe("launch.recipes.smol_vla", "smol_vla", "the same on the first blocks of SmolLM2-135M", 120),
+    "tiny-vla": Recipe("launch.rebuild.tiny_vla", "tiny_vla", "pixels and words to action tokens, with adverbs", 60),
+    "smol-vla-135m": Recipe("launch.rebuild.smol_vla", "smol_vla", "the same on the first blocks of SmolLM2-135M", 120),
 }
 
 
-def run_recipe(name: str, out: Path = Path("runs/recipes"), install: bool = False, say: Say | None = None) -> Path:
+def run_recipe(name: str, out: Path = Path("runs/rebuild"), install: bool = False, say: Say | None = None) -> Path:
     """Make a policy in `out`/NAME/: weights, card, evaluation tables.
 
     Args:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from launch.recipes.vla_data import ADVERBS
-from launch.recipes.vla_evaluation import EvaluationSettings
+from launch.rebuild.vla_data import ADVERBS
+from launch.rebuild.vla_evaluation import EvaluationSettings
 from steer_agents.evaluation.intervals import Interval, proportion_interval
 
 Rows = Sequence[Mapping[str, Any]]
@@ -107,7 +107,7 @@ def render(
         )  # fmt: skip
     lines = [
         f"# {name}", "", "| | |", "| --- | --- |", *(f"| {what} | {how} |" for what, how in facts.items()),
-        f"| made by | `steer-agents recipe {name} --install` |", "", "## Bars", "",
+        f"| made by | `steer-agents rebuild {name} --install` |", "", "## Bars", "",
         f"{evaluation.init_states} fixed initial states of each task with seeds {', '.join(map(str, seeds))}: the first takes the "
         "likeliest action, the others draw actions at temperature 1. "
         f"Shifted: seeds {', '.join(map(str, evaluation.shifted_seeds))}. "

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from launch.experiments.base import Say
-from launch.recipes.progress import Progress
-from launch.recipes.vla_card import render
-from launch.recipes.vla_data import ADVERBS, Cells, DataSettings, Pool, collect, pools, vocabulary
-from launch.recipes.vla_evaluation import EvaluationSettings, assess
+from launch.rebuild.progress import Progress
+from launch.rebuild.vla_card import render
+from launch.rebuild.vla_data import ADVERBS, Cells, DataSettings, Pool, collect, pools, vocabulary
+from launch.rebuild.vla_evaluation import EvaluationSettings, assess
 from policies import weights
 from policies.tiny_vla import TinyVLA, TinyVLAConfig, TinyVLAPolicy, save
 from policies.tiny_vla.files import read
