@@ -72,7 +72,7 @@ def outcome(s: Settings, table: pd.DataFrame, recorded: int | None) -> Outcome:
     simulated = called[~called["real_time"]]
     slowest = float(simulated["stop_ms"].max())
     live_slowest = float(live["stop_ms"].max()) if len(live) else float("nan")
-    returned = float(table["returned"].mean())
+    returned = float(table["returned"].dropna().astype(float).mean())
     bars = [
         Bar("faults after which the actuator exceeded a limit", len(broken), None, "0", broken.empty),
         Bar(
@@ -86,7 +86,7 @@ def outcome(s: Settings, table: pd.DataFrame, recorded: int | None) -> Outcome:
         Bar(
             "simulated faults that call for a stop and were no hold", int(_missed(table)), None, "0", _missed(table) == 0,
         ),
-        Bar("share of deployments that went on steered afterwards", returned, None, "1", returned == 1.0),
+        Bar("share of simulated faults after which the deployment went on steered", returned, None, "1", returned == 1.0),
         Bar("ticks read back from the recorder whose disk filled up", recorded, None, "> 0", None if recorded is None else recorded > 0),
     ]  # fmt: skip
     rows = []
@@ -94,7 +94,7 @@ def outcome(s: Settings, table: pd.DataFrame, recorded: int | None) -> Outcome:
         rows.append(
             {"fault": kind, "injected": len(own), "limits exceeded": int((own["limits"] != "").sum()),
              "stops timed": int(own["stop_ms"].notna().sum()), "slowest stop [ms]": own["stop_ms"].max(),
-             "slowest tool stop [ms]": own["tool_stop_ms"].max(), "went on": float(own["returned"].mean()),
+             "slowest tool stop [ms]": own["tool_stop_ms"].max(), "went on": float(own["returned"].astype(float).mean()),
              "tool speed / limit": own["tool_speed"].max()}
         )  # fmt: skip
     conditions = pd.DataFrame(rows)
@@ -118,7 +118,7 @@ def outcome(s: Settings, table: pd.DataFrame, recorded: int | None) -> Outcome:
         question="Whatever goes wrong, does the arm keep its limits, and stop in time?",
         verdict=f"{len(table)} faults of {table['kind'].nunique()} kinds: after {len(broken)} of them the actuator exceeded a limit; the "
         f"slowest of {len(simulated)} stops in simulated time took {slowest:.0f} ms, the slowest of {len(live)} in real time "
-        f"{live_slowest:.0f} ms; {returned:.1%} of the deployments went on steered.",
+        f"{live_slowest:.0f} ms; after {returned:.1%} of the simulated ones it went on steered.",
         bars=bars,
         episodes=table,
         conditions=conditions,

@@ -115,7 +115,6 @@ def judged(trace: dict[str, np.ndarray], struck: float, kind: str) -> dict[str, 
     near = {name: rows[trace["wall"] > struck - 0.7] for name, rows in trace.items()}
     found: dict[str, Any] = {
         "limits": "; ".join(exceeded(near)),
-        "returned": True,
         "stop_ms": math.nan,
         "tool_stop_ms": math.nan,
     }

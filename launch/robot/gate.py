@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from ruckig import ControlInterface, InputParameter, Ruckig, RuckigError, Synchronization, Trajectory
 
+from launch.robot.gate_state import Command, GateState, Senses, Verdict
+from launch.robot.stops import extremes, room
 from policies.errors import BadInput, nearest
-from steer_agents.envelope import Limit, SafetyEnvelope
+from steer_agents.envelope import SafetyEnvelope
 
 STEERED, UNSTEERED, HOLD, STOPPED = "steered", "unsteered", "hold", "stopped"
 CARTESIAN = ("ee.x", "ee.y", "ee.z")
@@ -47,96 +48,6 @@ TRAVEL = 0.05
 """An observation that does not change is frozen once the command has moved for this long at full speed [s]."""
 _LEVELS = (STEERED, UNSTEERED, HOLD)
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class Command:
-    """What policy and blending ask for.
-
-    Args:
-        target: action name -> where to be at the next step.
-        observed_at: when the observation was made that it follows from.
-        steered: whether the policy was steered.
-    """
-
-    target: Mapping[str, float]
-    observed_at: float
-    steered: bool = True
-
-
-@dataclass(frozen=True)
-class Senses:
-    """What is known about robot and operator.
-
-    Args:
-        measured: action name -> where the robot is; None if it gave no observation.
-        observed_at: when that was.
-        gripper_force: [N]; None if it is not measured.
-        waiting: how long the policy has been asked without an answer [s].
-        dead_man: the operator holds the switch.
-        stop: why the operator (or a signal) wants a stop; None if not.
-        fault: what the robot raised; None if nothing.
-    """
-
-    measured: Mapping[str, float] | None
-    observed_at: float
-    gripper_force: float | None = None
-    waiting: float = 0.0
-    dead_man: bool = False
-    stop: str | None = None
-    fault: str | None = None
-
-
-class GateState(NamedTuple):
-    """Everything that the next step depends on; plain data.
-
-    Args:
-        position, velocity, acceleration: (A,) of the motion commanded, in the order of the envelope's names.
-        before: (A,) position one step earlier.
-        level: 0 steered, 1 unsteered, 2 hold.
-        stopped: why, once the operator stopped it.
-        asked: (A,) target of the last command; None after a step without one.
-        measured: last observation; unchanged_since: when it last differed.
-        travel: motion commanded since then [s at full speed].
-        strike_at, fell_at: when the last fault and the last fall back were.
-        steered_at: when steering last began, for the ramp.
-    """
-
-    position: tuple[float, ...]
-    velocity: tuple[float, ...]
-    acceleration: tuple[float, ...]
-    before: tuple[float, ...]
-    level: int = 0
-    stopped: str | None = None
-    asked: tuple[float, ...] | None = None
-    measured: tuple[float, ...] | None = None
-    unchanged_since: float = 0.0
-    travel: float = 0.0
-    strike_at: float = -math.inf
-    fell_at: float = -math.inf
-    steered_at: float = 0.0
-
-    @property
-    def at_rest(self) -> bool:
-        """Nothing moves."""
-        return not any(self.velocity) and not any(self.acceleration)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What goes to the robot, and why.
-
-    Args:
-        target: action name -> position to send.
-        mode: "steered", "unsteered", "hold" (brakes or stands) or "stopped".
-        decisions: what the gate did in this step, by name; () where it passed the command on.
-        ramp: share of the steering strengths that is allowed now, 0 to 1.
-    """
-
-    target: dict[str, float]
-    mode: str
-    decisions: tuple[str, ...]
-    ramp: float
 
 
 class Gate:
@@ -443,14 +354,14 @@ class Gate:
 
     def _stops_inside(self, state: GateState, after: tuple[tuple[float, ...], ...]) -> bool:
         """Whether a stop from there stays in the envelope: by a bound on how far it goes, or else along the stop itself."""
-        room = [_room(v, a, limit) for v, a, limit in zip(after[1], after[2], self._limits, strict=True)]
-        lowest = [p - d for p, d in zip(after[0], room, strict=True)]
-        highest = [p + d for p, d in zip(after[0], room, strict=True)]
+        most = [room(v, a, limit) for v, a, limit in zip(after[1], after[2], self._limits, strict=True)]
+        lowest = [p - d for p, d in zip(after[0], most, strict=True)]
+        highest = [p + d for p, d in zip(after[0], most, strict=True)]
         if self._forward is None and self._inside(state, after[0], lowest, highest):
             return True
         if not self._plan_stop(*after):
             return False
-        ways = [_extremes(profile, value) for profile, value in zip(self._stop.profiles[0], after[0], strict=True)]
+        ways = [extremes(profile, value) for profile, value in zip(self._stop.profiles[0], after[0], strict=True)]
         return self._inside(state, after[0], [low for low, _ in ways], [high for _, high in ways])
 
     def _inside(
@@ -491,25 +402,3 @@ class Gate:
                 hard = abs(after[2][place]) >= 0.999 * limit.acceleration
                 what = "speed" if fast else "acceleration" if hard else "jerk"
                 decisions.append(f"limit {what} {self.names[place]}")
-
-
-def _room(velocity: float, acceleration: float, limit: Limit) -> float:
-    """A distance that a stop never exceeds: peak speed x (time to end the acceleration + longest braking from that speed)."""
-    a, most, jerk = abs(acceleration), limit.acceleration, limit.jerk
-    peak = abs(velocity) + a * a / (2 * jerk)
-    return peak * (a / jerk + peak / most + most / jerk)
-
-
-def _extremes(profile: Any, start: float) -> tuple[float, float]:
-    """Lowest and highest position of one action on a planned way. (Ruckig 0.19's own `position_extrema` counts 0 as passed.)"""
-    positions = [start, *profile.p]
-    for t, j, a, v, p in zip(profile.t, profile.j, profile.a, profile.v, profile.p, strict=False):
-        if t <= 0.0:
-            continue
-        if j == 0.0:
-            turns: tuple[float, ...] = (-v / a,) if a else ()
-        else:
-            root = math.sqrt(max(a * a - 2 * j * v, 0.0))
-            turns = (-a - root) / j, (-a + root) / j
-        positions += [p + s * (v + s * (a / 2 + s * j / 6)) for s in turns if 0.0 < s < t]
-    return min(positions), max(positions)
