@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -52,9 +53,9 @@ def unsteered(name: str) -> Unsteered:
 
 
 def signals(policy: str, faults: int, seed: int, folder: Path, each: Callable[[int], None]) -> list[dict[str, Any]]:
-    """Signals at random times to one deployment, which goes on after each; the recorder's disk fills up in the middle."""
+    """Signals at random times, each to a new episode, early on, while the arm is on its way; the recorder's disk fills up in the middle."""
     rng = np.random.default_rng(seed)
-    robot, adapter = SimFollower(SimFollowerConfig(seed=seed)), TabletopDeltas()
+    adapter = TabletopDeltas()
     process = InferenceProcess(functools.partial(unsteered, policy), adapter.dt, back_off=(0.05,) * (faults + 1))
     room = [40_000]
 
@@ -64,30 +65,41 @@ def signals(policy: str, faults: int, seed: int, folder: Path, each: Callable[[i
             raise OSError(28, "No space left on device (injected)")
         return os.write(descriptor, data)
 
-    recorder = FlightRecorder(folder, Flight(robot=robot.name, fps=FPS), write=write)
+    recorder = FlightRecorder(folder, Flight(robot=SimFollower.name, fps=FPS), write=write)
     rows: list[dict[str, Any]] = []
     try:
-        robot.connect()
-        process.reset(seed, robot.info)
-        gate = Gate(process.hello.envelope, PERIOD, list(robot.action_features))
-        operator = Operator()
-        loop = ControlLoop(
-            robot, adapter, gate, process, operator, [recorder], process.hello.executed * adapter.dt, force=FORCE
-        )
-        with signals_stop(operator):
-            for number in range(faults):
+        for number in range(faults):
+            robot, operator = SimFollower(SimFollowerConfig(seed=seed + number)), Operator()
+            with contextlib.ExitStack() as stack:
+                robot.connect()
+                stack.callback(robot.disconnect)
+                process.reset(seed + number, robot.info)
+                gate = Gate(process.hello.envelope, PERIOD, list(robot.action_features))
+                executed = process.hello.executed * adapter.dt
+                loop = ControlLoop(robot, adapter, gate, process, operator, [recorder], executed, force=FORCE)
+                stack.enter_context(signals_stop(operator))
                 kind = SIGNALS[number % len(SIGNALS)]
                 sent: list[float] = []
 
-                def strike(kind: str = kind, sent: list[float] = sent) -> None:
-                    sent.append(time.monotonic())
-                    os.kill(
-                        process.pid if kind.startswith("inference") else os.getpid(), getattr(signal, kind.split()[-1])
-                    )
+                pause, pid = float(rng.uniform(0.0, 0.8)), process.pid if kind.startswith("inference") else os.getpid()
 
-                wait = float(rng.uniform(0.6, 1.2))
-                threading.Timer(wait, strike).start()
-                timing = run(loop, seconds=wait + 3.0)
+                def strike(
+                    operator: Operator = operator,
+                    pause: float = pause,
+                    pid: int = pid,
+                    kind: str = kind,
+                    sent: list[float] = sent,
+                ) -> None:
+                    """Once the arm is on its way."""
+                    until = time.monotonic() + 5
+                    while ((tick := operator.latest()) is None or tick.chunk < 1) and time.monotonic() < until:
+                        time.sleep(0.005)
+                    time.sleep(pause)
+                    sent.append(time.monotonic())
+                    os.kill(pid, getattr(signal, kind.split()[-1]))
+
+                threading.Thread(target=strike, daemon=True).start()
+                timing = run(loop, seconds=9.0 if kind.startswith("inference") else 30.0)
                 rows.append(
                     {
                         "kind": kind,
@@ -99,11 +111,8 @@ def signals(policy: str, faults: int, seed: int, folder: Path, each: Callable[[i
                 while not process.ready and time.monotonic() < until:
                     process.answer(time.monotonic())
                     time.sleep(0.01)
-                operator.resume()
-                each(number)
+            each(number)
     finally:
-        if robot.is_connected:
-            robot.disconnect()
         process.close()
         recorder.close()
     rows[-1] |= {"recorded": recorder.recorded, "recorder": recorder.stopped}
