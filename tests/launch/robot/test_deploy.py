@@ -96,7 +96,7 @@ def test_inference_that_dies_is_started_again_until_it_has_died_too_often() -> N
                 chunks.append(chunk)
             time.sleep(0.002)
         assert len(chunks) == 2 * 11
-        assert chunks[0].measures == {"y": 0.0}
+        assert chunks[0].measures["y"] == 0.0
         assert process.tally.counts == {"died": 2, "restart": 1, "given up": 1}
         assert not process.ready
     finally:
