@@ -95,7 +95,7 @@ def deploy(
     if rows:
         print_rows(rows, f"{done.why} after {done.seconds:.1f} s: what the gate and inference did", False)
     if record is not None:
-        OUT.print(f"recorded: {record}; look at it with steer-agents replay {record}", markup=False)
+        OUT.print(f"recorded: {record}; look at it with steer-agents replay {record}", markup=False, soft_wrap=True)
 
 
 @app.command
@@ -123,13 +123,13 @@ def replay(
     if json:
         print(dumps(jsonable(found)))
         return
-    OUT.print(found["verdict"], markup=False)
+    OUT.print(found["verdict"], markup=False, soft_wrap=True)
     for key in ("modes", "interventions", "strengths", "actions"):
         if found.get(key):
             print_rows(found[key], key, False)
     for key in ("report", "dataset"):
         if found.get(key):
-            OUT.print(f"{key}: {found[key]}", markup=False)
+            OUT.print(f"{key}: {found[key]}", markup=False, soft_wrap=True)
 
 
 @app.command
@@ -163,7 +163,7 @@ def serve(
         port=port,
         token_file=token_file,
         clients=clients,
-        say=lambda text: OUT.print(text, markup=False),
+        say=lambda text: OUT.print(text, markup=False, soft_wrap=True),
     )
 
 

@@ -26,7 +26,8 @@ class Settings:
     """Settings of the experiment.
 
     Args:
-        faults: in simulated time; signals, kills: in real time, to one deployment, and to control processes of their own.
+        faults: in simulated time; signals, kills: in real time, to deployments, and to control processes.
+        servers: policy servers killed under a flight.
         policy: an embedded policy of PutBowlOnPlate on the state.
         seed: of all that is drawn.
     """
@@ -34,18 +35,19 @@ class Settings:
     faults: int = 1000
     signals: int = 30
     kills: int = 5
+    servers: int = 3
     policy: str = "flow-medium"
     seed: int = 0
 
 
 def settings(quick: bool) -> Settings:
     """A thousand and 35 faults (about 10 minutes), or 45 and 4."""
-    return replace(Settings(), faults=45, signals=3, kills=1) if quick else Settings()
+    return replace(Settings(), faults=45, signals=3, kills=1, servers=1) if quick else Settings()
 
 
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Inject, then count."""
-    say.plan([s.faults / 5, s.signals * 3 + 20, s.kills * 10])
+    say.plan([s.faults / 5, s.signals * 3 + 20, s.kills * 10, s.servers * 25])
     say.stage(f"{s.faults} faults in simulated time")
     rows = robot_faults_simulated.simulate(s.policy, s.faults, s.seed, lambda number: None)
     flight = folder / f"flight-{pd.Timestamp.now():%Y%m%d-%H%M%S}"
@@ -53,6 +55,12 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     real = robot_faults_real.signals(s.policy, s.signals, s.seed, flight, lambda number: None) if s.signals else []
     say.stage(f"{s.kills} control processes killed")
     real += [robot_faults_real.killed_client(s.seed + number) for number in range(s.kills)]
+    say.stage(f"{s.servers} policy servers killed under a flight")
+    served = [
+        robot_faults_real.killed_server(s.policy, s.seed + k, flight.with_name(f"{flight.name}-server-{k}"))
+        for k in range(s.servers)
+    ]
+    real += served
     table = pd.DataFrame([*rows, *({"number": len(rows) + k, **row} for k, row in enumerate(real))])
     table["real_time"] = [number >= len(rows) for number in table["number"]]
     table = table.assign(condition=table["kind"], seed=s.seed, episode=table["number"], errored=False)
@@ -89,6 +97,15 @@ def outcome(s: Settings, table: pd.DataFrame, recorded: int | None) -> Outcome:
         Bar("share of simulated faults after which the deployment went on steered", returned, None, "1", returned == 1.0),
         Bar("ticks read back from the recorder whose disk filled up", recorded, None, "> 0", None if recorded is None else recorded > 0),
     ]  # fmt: skip
+    if "stands" in table:
+        servers = table[table["stands"].notna()]
+        lost = int((~servers["stands"].astype(bool)).sum() + (servers["flight"] == 0).sum())
+        bars.append(
+            Bar(
+                f"of {len(servers)} killed policy servers, arms that did not come to stand or flights that cannot be read", lost, None, "0",
+                lost == 0,
+            )
+        )  # fmt: skip
     rows = []
     for kind, own in table.groupby("kind", sort=False):
         rows.append(

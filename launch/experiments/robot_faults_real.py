@@ -1,9 +1,11 @@
-"""Faults that end processes, in real time: signals to the control process, SIGKILL to inference and to the control process itself."""
+"""Faults that end processes, in real time: signals to the control process, SIGKILL to inference, to the policy server and to the control
+process itself."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import math
 import os
 import signal
@@ -18,19 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+from rich.console import Console
 
 import policies
 from launch.experiments.robot_faults_simulated import FPS, PERIOD, exceeded, stopping, tool
 from launch.robot.actions import TabletopDeltas
 from launch.robot.config_sim_follower import SimFollowerConfig
 from launch.robot.control import ControlLoop, run, signals_stop
+from launch.robot.flights import Recording
+from launch.robot.flying import fly
 from launch.robot.gate import Gate
 from launch.robot.operator import Operator
-from launch.robot.recorder import Flight, FlightRecorder
+from launch.robot.recorder import JOURNAL, Flight, FlightRecorder
 from launch.robot.sim_arm import FORCE
 from launch.robot.sim_envelope import sim_envelope
 from launch.robot.sim_follower import SimFollower
 from launch.robot.worker import InferenceProcess
+from launch.server.seal import read_token
 from policies.base import Policy
 from steer_agents.envelope import SafetyEnvelope
 from steer_agents.steerer import Steerer
@@ -151,6 +158,55 @@ def killed_client(seed: int) -> dict[str, Any]:
             time.sleep(0.05)
         with np.load(trace, allow_pickle=False) as found:
             return {"kind": "client SIGKILL", **judged(dict(found), struck, "client SIGKILL")}
+
+
+def killed_server(policy: str, seed: int, folder: Path) -> dict[str, Any]:
+    """SIGKILL to `steer-agents serve` while a robot flies on its chunks; the plan that it has runs out, and the arm stands."""
+    folder.mkdir(parents=True)
+    recipe, token, trace, flight = (folder / name for name in ("recipe.yaml", "token", "trace.npz", "flight"))
+    safety = yaml.safe_dump({"safety": sim_envelope(recovery=0.3, ramp_in=0.2).to_mapping()}, sort_keys=False)
+    recipe.write_text(f"recipe: 1\npolicy: {policy}\n{safety}")
+    read_token(token, make=True)
+    code = "import sys; from launch.cli import main; sys.argv = ['steer-agents', *sys.argv[1:]]; main()"
+    serve = [
+        "serve",
+        str(recipe),
+        "--env",
+        f"SteerAgents/{SimFollowerConfig().task}-v0",
+        "--port",
+        "0",
+        "--token-file",
+        str(token),
+    ]
+    server = subprocess.Popen([sys.executable, "-u", "-c", code, *serve], stdout=subprocess.PIPE, text=True)
+    sent: list[float] = []
+    pause = float(np.random.default_rng(seed).uniform(0.6, 1.2))
+
+    def strike() -> None:
+        """Once the flight is recorded, which begins when the arm may move."""
+        until = time.monotonic() + 120
+        while not (flight / JOURNAL).exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(pause)
+        sent.append(time.monotonic())
+        server.kill()
+
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[-1]
+        threading.Thread(target=strike, daemon=True).start()
+        robot = ["--robot.type=sim_follower", f"--robot.trace={trace}", f"--robot.seed={seed}"]
+        quiet = Console(file=io.StringIO())
+        fly(recipe, robot, seconds=5.0, record=flight, server=url, token_file=token, console=quiet)
+    finally:
+        server.kill()
+        server.wait()
+    with np.load(trace, allow_pickle=False) as found:
+        rows = dict(found)
+    later = rows["setpoint"][rows["wall"] > sent[0] + 2.5]
+    stands = bool(len(later) and np.ptp(later, axis=0).max() < 1e-6)
+    judgement = judged(rows, sent[0], "inference server")
+    return {"kind": "server SIGKILL", **judgement, "stands": stands, "flight": sum(1 for _ in Recording(flight))}
 
 
 def _client(trace: str) -> None:

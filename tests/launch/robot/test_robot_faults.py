@@ -64,10 +64,11 @@ def test_the_judges_find_what_is_wrong() -> None:
 
 @pytest.mark.slow
 def test_the_whole_experiment_runs(tmp_path: Path) -> None:
-    s = robot_faults.Settings(faults=15, signals=3, kills=1)
+    s = robot_faults.Settings(faults=15, signals=3, kills=1, servers=1)
     found = robot_faults.run(s, tmp_path, Say())
     bars = {bar.name: bar for bar in found.bars}
     assert bars["faults after which the actuator exceeded a limit"].holds
     assert bars["ticks read back from the recorder whose disk filled up"].holds
-    assert len(found.episodes) == 19
-    assert "19 faults" in found.verdict
+    assert bars["of 1 killed policy servers, arms that did not come to stand or flights that cannot be read"].holds
+    assert len(found.episodes) == 20
+    assert "20 faults" in found.verdict
