@@ -632,7 +632,7 @@ def target() -> Iterator[Target]:
 
 
 def test_a_run_killed_ten_times_at_random_moments_resumes_to_the_same_tables(tmp_path: Path, target: Target) -> None:
-    episodes, kills = 60, 10
+    episodes, kills = 300, 10  # more than a fast machine finishes between the kills
     whole = finish(tmp_path / "whole", episodes)
     assert whole.episodes["errored"].any()
     assert not whole.episodes["errored"].all()
