@@ -127,15 +127,6 @@ class PolicyInference:
         for part, value in self._values.items():
             self._turn(self._attached, part, value)
 
-    def warm_up(self, observation: Mapping[str, Any]) -> float:
-        """Ask once and forget it, so that the first chunk is not the slowest; returns how long a chunk takes [s]."""
-        spent = 0.0
-        for steered in (False, True):
-            began = time.monotonic()
-            self.infer(observation, began, steered)
-            spent = time.monotonic() - began
-        return spent
-
 
 def batched(observation: Mapping[str, Any]) -> dict[str, Any]:
     """A batch of one: arrays get a leading axis, texts become tuples."""

@@ -1,72 +1,11 @@
-"""Inference that the control loop does not wait for: over a network in a thread, or in simulated time. (In a process: `worker`.)"""
+"""Inference in simulated time, for tests and experiments. (In a process of its own: `worker`.)"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from launch.robot.contract import Chunk, Inference
-from policies.errors import BadInput
-
-
-class ThreadAsker:
-    """An `Asker` around a blocking `Inference` that spends its time waiting: a client of a policy server.
-
-    Attributes:
-        errors: how often it raised; last_error: what.
-    """
-
-    def __init__(self, inference: Inference) -> None:
-        self.inference = inference
-        self.errors, self.last_error = 0, ""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._future: Future[Chunk] | None = None
-        self._asked_at, self._pause, self._pause_until = 0.0, 0.0, 0.0
-
-    @property
-    def ready(self) -> bool:
-        """Nothing is asked, and the pause after an error is over."""
-        return self._future is None and time.monotonic() >= self._pause_until
-
-    def ask(
-        self, observation: Mapping[str, Any], observed_at: float, steered: bool, strengths: Mapping[str, float]
-    ) -> None:
-        """See `Asker`."""
-        if self._future is not None:
-            raise BadInput("inference: ask one thing at a time.")
-
-        def work() -> Chunk:
-            for part, value in strengths.items():
-                self.inference.set_strength(part, value)
-            return self.inference.infer(observation, observed_at, steered)
-
-        self._asked_at = time.monotonic()
-        self._future = self._pool.submit(work)
-
-    def answer(self, now: float) -> Chunk | None:
-        """See `Asker`; whatever it raised is counted, and asked again after 0.1 s, then twice that, up to 2 s."""
-        if self._future is None or not self._future.done():
-            return None
-        future, self._future = self._future, None
-        error = future.exception()
-        if error is not None:
-            self.errors, self.last_error = self.errors + 1, f"{type(error).__name__}: {error}"
-            self._pause = min(max(2 * self._pause, 0.1), 2.0)
-            self._pause_until = time.monotonic() + self._pause
-            return None
-        self._pause = 0.0
-        return future.result()
-
-    def waiting(self, now: float) -> float:
-        """See `Asker`."""
-        return 0.0 if self._future is None else max(now - self._asked_at, 0.0)
-
-    def close(self) -> None:
-        """Let the thread end by itself."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self.inference.close()
 
 
 class SimulatedAsker:
