@@ -9,24 +9,14 @@ uses `steer-agents serve`, which reads no pickle.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 from concurrent import futures
 from pathlib import Path
 from typing import Any
 
+from launch.loopback import is_loopback
 from policies.errors import BadInput, MissingExtra
 
 TYPE = "steered"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to a server at `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def start(

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from launch.loopback import is_loopback
 from launch.policy_inference import PolicyInference
 from launch.robot.contract import Knob
 from launch.server.about import About, Feature, Limits, fingerprint
 from launch.server.seal import new_token, read_token
-from launch.server.server import PolicyServer, is_loopback
+from launch.server.server import PolicyServer
 from policies.base import Policy
 from policies.errors import BadInput
 from steer_agents.steerer import Steerer

@@ -21,13 +21,14 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.sync.client import connect
 
+from launch.loopback import is_loopback
 from launch.packing import BadMessage
 from launch.policy_inference import PolicyInference
 from launch.server.about import Feature, features_of
 from launch.server.client import Backoff, RemoteInference
 from launch.server.messages import NONCE, PROTOCOL, Greeting, Hello, Observe, Refusal, decode, encode
 from launch.server.seal import session_seals
-from launch.server.server import PolicyServer, Settings, is_loopback
+from launch.server.server import PolicyServer, Settings
 from launch.server.session import Session
 from launch.server.start import about_of, seat_of, serve
 from policies.errors import BadInput, NoAnswer, RunMismatch, ServerRefused, ServerUnreachable, SteerError
