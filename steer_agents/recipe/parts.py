@@ -41,6 +41,7 @@ class PartKind:
         settings: name -> check.
         needs: settings that must be given.
         strength: what `strength` is for it: "displacement" (has a unit), "number", or "" where there is none.
+        placed: "site" and "gate", as far as it takes them; its part then also takes a name.
     """
 
     says: str
@@ -49,6 +50,7 @@ class PartKind:
     settings: Mapping[str, Check] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     strength: str = ""
+    placed: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------------- values of settings
@@ -127,7 +129,7 @@ def _along(kind: Callable[..., Part]) -> Callable[[Path, dict[str, Any]], Part]:
 
 
 def _edit(kind: Callable[..., Part], says: str, strength: str = "number", **more: Any) -> PartKind:
-    return PartKind(says, _along(kind), strength=strength, **more)
+    return PartKind(says, _along(kind), strength=strength, placed=("site", "gate"), **more)
 
 
 PARTS: Mapping[str, PartKind] = {
@@ -146,11 +148,11 @@ PARTS: Mapping[str, PartKind] = {
     "set_coordinates": PartKind(
         "set coordinates of a site by their numbers",
         lambda indices, settings: interventions.SetNeurons(indices=indices, **settings),
-        _ENTRIES, {"values": _numbers}, ("values", "site"), "number",
+        _ENTRIES, {"values": _numbers}, ("values", "site"), "number", ("site", "gate"),
     ),
     "logit_mix": PartKind(
         "mix in the logits of earlier layers", lambda layers, settings: interventions.LogitMix(site=Site(layer=layers), **settings),
-        _ENTRIES, {"final_norm": nodes.boolean}, (), "number",
+        _ENTRIES, {"final_norm": nodes.boolean}, (), "number", ("gate",),
     ),
     "temperature": PartKind("divide the logits of the decision", lambda value, _: Temperature(value), nodes.positive),
     "constant_noise": PartKind(
@@ -213,10 +215,8 @@ def read_part(node: Node, files: Files) -> RecipePart:
         raise nodes.fail(node, f"a part is one of {', '.join(PARTS)}, got {words or 'none of them'}.")
     word = words[0]
     kind = PARTS[word]
-    edits = word in _INTERVENTIONS
-    allowed = [word, "name", *kind.settings]
+    allowed = [word, "name", *kind.settings, *kind.placed]
     allowed += ["strength", "limits"] if kind.strength else []
-    allowed += ["site", "gate"] if edits and word != "logit_mix" else ["gate"] if edits else []
     allowed += ["unit"] if kind.strength == "displacement" else []
     entries = nodes.mapping(node, f"a part {word!r}", allowed)
     needed = (*kind.needs, *(("strength",) if kind.strength else ()))
@@ -234,7 +234,7 @@ def read_part(node: Node, files: Files) -> RecipePart:
         low, high = _limits(entries.get("limits"), strength)
         unit = nodes.choice(*UNITS)(entries["unit"], "unit") if "unit" in entries else ""
         settings["strength"] = Strength(strength, unit) if unit else strength
-    if edits:
+    if kind.placed:
         settings["name"] = name
         settings |= {"site": site(entries["site"])} if "site" in entries else {}
         settings |= {"gate": gate(entries["gate"], files)} if "gate" in entries else {}
@@ -248,11 +248,6 @@ def read_part(node: Node, files: Files) -> RecipePart:
     if isinstance(made, Intervention):
         unit = made.the_strength.unit
     return RecipePart(name, word, made, strength, unit, low or 0.0, high or 0.0, nodes.line(node), span)
-
-
-_INTERVENTIONS = (
-    "add", "norm_kept_add", "ablate", "rotate", "clamp", "cap", "set_neurons", "set_coordinates", "logit_mix"
-)  # fmt: skip
 
 
 def _limits(node: Node | None, strength: float) -> tuple[float, float]:
