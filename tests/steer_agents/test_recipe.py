@@ -247,6 +247,25 @@ def test_gates_and_sites_are_those_of_the_library(folder: Path) -> None:
     assert part.gate == Product(Product(Measured("held", above=0.5, release=0.2), Window(2, None)), Tokens(sa.index(3)))
 
 
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("{norm_kept_add: slow.safetensors, strength: 1, unit: sd}", sa.NormKeptAdd),
+        ("{ablate: slow.safetensors, strength: 1}", sa.Ablate),
+        ("{clamp: slow.safetensors, strength: 1, value: 2}", sa.Clamp),
+        ("{cap: slow.safetensors, strength: 1, bound: 0.5, side: ceiling}", sa.Cap),
+        ("{set_coordinates: [0, 3], values: [1, -1], strength: 1, site: {layer: 0}}", sa.SetNeurons),
+        ("{logit_mix: [0, 1], strength: 0.3, final_norm: false, gate: {window: [0, 9]}}", sa.LogitMix),
+        ("{temperature: 1.5}", sa.Temperature),
+        ("{constant_noise: [0, 1], noise_map: {map: dct, components: 2}}", sa.ConstantNoise),
+    ],
+)
+def test_the_words_make_what_they_say(folder: Path, line: str, kind: type) -> None:
+    one = parse(written(f"  - {line}"), folder).parts[0]
+    assert isinstance(one.part, kind)
+    assert PARTS[one.kind].says
+
+
 def test_every_word_is_explained_in_the_readme() -> None:
     readme = (Path(recipe.__file__).parent / "README.md").read_text()
     for word in [*PARTS, *GATES]:
