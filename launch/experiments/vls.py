@@ -151,13 +151,13 @@ def figure(table: pd.DataFrame, column: str, title: str) -> Figure:
 
 
 def run_all(
-    bench: Bench, found: Sequence[Condition], count: int, say: Say, column: str = "touched"
+    bench: Bench, found: Sequence[Condition], count: int, say: Say, column: str = "touched", seed: int = TEST
 ) -> dict[str, pd.DataFrame]:
-    """Every condition on the test layouts; `column` is told beside success."""
+    """Every condition on the test layouts of a seed; `column` is told beside success."""
     tables = {}
     for one in found:
         say.stage(f"{count} episodes of {bench.task}: {one.name}")
-        table = tables[one.name] = bench.episodes(one, TEST, count)
+        table = tables[one.name] = bench.episodes(one, seed, count)
         say.note(
             f"success {table['success'].mean():.2f}, {column} {table[column].mean():.2f}, steps {table['length'].mean():.0f}"
         )
