@@ -1,0 +1,81 @@
+"""Which strength to look at next: a bracket that widens until the policy suffers, then splits where most happens.
+
+A search of its own, in the spirit of adaptive sampling of functions (as in the `adaptive` package): every gap between neighbours has a
+loss, here the change of the target and of the share of lost episodes across it, and the gap with the largest is halved. A gap in which
+the losses cross what is allowed counts most, so that the end of the usable range is seen sharply.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from policies.errors import BadInput
+
+WIDEST = 8.0
+"""A side of the bracket is doubled up to this many times its first width."""
+RUINED = 0.5
+"""Rise of the share of lost episodes from which a strength is not worth more than one look."""
+_NARROWEST = 1 / 64
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one strength did on the pilot seeds: mean of the target (NaN without any), share of lost episodes in [0, 1]."""
+
+    value: float
+    lost: float
+
+
+def first(bracket: tuple[float, float]) -> list[float]:
+    """The strengths to begin with: 0, the ends, and their halves.
+
+    Raises:
+        BadInput: the bracket does not hold 0, or is empty.
+    """
+    low, high = bracket
+    if not (math.isfinite(low) and math.isfinite(high) and low <= 0 <= high and low < high):
+        raise BadInput(f"dose: the bracket must be low <= 0 <= high with low < high, got [{low:g}, {high:g}].")
+    return sorted({0.0, low, low / 2, high / 2, high})
+
+
+def following(seen: Mapping[float, Seen], bracket: tuple[float, float], bound: float) -> float | None:
+    """The strength to look at next; None where nothing is left to split.
+
+    Args:
+        seen: strength -> what it did; 0 is among them.
+        bracket: as begun with.
+        bound: rise of the share of lost episodes that is allowed.
+    """
+    base = seen[0.0].lost
+    for side, end in ((min, bracket[0]), (max, bracket[1])):
+        outermost = side(seen)
+        if end and seen[outermost].lost - base <= bound and abs(outermost) < WIDEST * abs(end):
+            return 2 * outermost
+    kept = useful(seen)
+    values = [seen[s].value for s in kept if not math.isnan(seen[s].value)]
+    span = (max(values) - min(values) if values else 0.0) or 1.0
+    width = kept[-1] - kept[0]
+    losses: dict[float, float] = {}
+    for left, right in zip(kept, kept[1:], strict=False):
+        if right - left <= _NARROWEST * width:
+            continue
+        change = abs(seen[right].value - seen[left].value) / span
+        lost = abs(seen[right].lost - seen[left].lost)
+        crosses = (seen[left].lost - base > bound) != (seen[right].lost - base > bound)
+        weight = math.sqrt((right - left) / width)
+        losses[(left + right) / 2] = weight * ((0.0 if math.isnan(change) else change) + lost + crosses)
+    return max(losses, key=lambda s: losses[s]) if losses else None
+
+
+def useful(seen: Mapping[float, Seen]) -> Sequence[float]:
+    """The strengths from which something is to be learnt, in order: beyond the first that ruins the policy, none."""
+    base = seen[0.0].lost
+    kept = [0.0]
+    for side in (-1, 1):
+        for strength in sorted((s for s in seen if s * side > 0), key=abs):
+            kept.append(strength)
+            if seen[strength].lost - base >= RUINED:
+                break
+    return sorted(kept)
