@@ -74,9 +74,7 @@ class Dose:
             raise BadInput(f"dose: {name!r} was not measured{nearest(name, self.measures)}")
         steered = self.episodes[(self.episodes["condition"] == "steered") & ~self.episodes["errored"].astype(bool)]
         levels = steered.pivot(index="strength", columns="seed", values=name)
-        return fit(
-            name, list(levels.index), levels.to_numpy(float), self.usable, unit=unit, confidence=self.confidence
-        )
+        return fit(name, list(levels.index), levels.to_numpy(float), self.usable, unit=unit, confidence=self.confidence)
 
 
 def dose(
@@ -127,7 +125,9 @@ def dose(
         _check_zero(runner, unsteered, (first or wanted)[:4], measures)
     tried = pd.DataFrame()
     if strengths is None:
-        chosen, tried = _choose(runner, first, target, bracket, bound, _points(budget, wanted, first, controls, bracket))
+        chosen, tried = _choose(
+            runner, first, target, bracket, bound, _points(budget, wanted, first, controls, bracket)
+        )
     else:
         chosen = sorted({0.0, *(float(s) for s in strengths)})
     if len(chosen) < 2 or not np.isfinite(chosen).all():
@@ -311,14 +311,19 @@ def _asked(runner: Runner, s: float, seeds: Sequence[int], measures: Sequence[st
     """The runner's table, checked, in the order of the seeds, with a column "lost"."""
     table = runner(s, seeds)
     if "seed" not in table or sorted(table["seed"]) != sorted(seeds):
-        raise BadInput(f"dose: the runner must give one row per seed at strength {s:g}; it gave {len(table)} for {len(seeds)}.")
+        raise BadInput(
+            f"dose: the runner must give one row per seed at strength {s:g}; it gave {len(table)} for {len(seeds)}."
+        )
     table = table.set_index("seed", drop=False).loc[list(seeds)].reset_index(drop=True)
     for name in measures:
         if name not in table:
             known = [str(column) for column in table.select_dtypes(include=["number", "bool"])]
             raise BadInput(f"dose: no measure {name!r} in what the runner gives{nearest(name, known)}")
     errored = table["errored"].astype(bool) if "errored" in table else pd.Series(False, index=table.index)
-    values = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in {*measures, "success"} & {*table.columns}}
+    values = {
+        name: pd.to_numeric(table[name], errors="coerce").astype(float)
+        for name in {*measures, "success"} & {*table.columns}
+    }
     values = {name: column.where(np.isfinite(column) & ~errored) for name, column in values.items()}
     success = values.get("success")
     failed = False if success is None else success.notna() & (success < 0.5)
@@ -347,7 +352,11 @@ def _choose(
 
 
 def _points(
-    budget: int, seeds: Sequence[int], pilot: Sequence[int], controls: Mapping[str, Runner], bracket: tuple[float, float]
+    budget: int,
+    seeds: Sequence[int],
+    pilot: Sequence[int],
+    controls: Mapping[str, Runner],
+    bracket: tuple[float, float],
 ) -> int:
     """How many strengths besides 0 a budget pays for, when the pilot looks at up to twice as many."""
     sides = sum(end != 0 for end in bracket)
@@ -375,7 +384,9 @@ def _usable(losses: pd.DataFrame, bound: float) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-def _judged_at(responses: pd.DataFrame, losses: pd.DataFrame, target: str, usable: tuple[float, float], sign: int) -> float:
+def _judged_at(
+    responses: pd.DataFrame, losses: pd.DataFrame, target: str, usable: tuple[float, float], sign: int
+) -> float:
     """Where a side is judged, see `Side.strength`: a ruined policy only where nothing else is shown."""
     own = responses[(responses["measure"] == target) & (responses["strength"] * sign > 0)]
     own = own.merge(losses[["strength", "rise"]], on="strength").assign(size=lambda t: t["effect"].abs().fillna(0.0))
@@ -422,7 +433,9 @@ def _check(
     if strengths is None and not pilot:
         raise BadInput("dose: strengths are chosen on pilot=..., seeds of their own; give some, or strengths=...")
     if both := sorted(set(seeds) & set(pilot)):
-        raise BadInput(f"dose: seeds {both[:5]} are in the pilot too; what strengths are chosen on is not what is told.")
+        raise BadInput(
+            f"dose: seeds {both[:5]} are in the pilot too; what strengths are chosen on is not what is told."
+        )
     n = next(n for n in range(1, 100_000) if newcombe_interval(0, 0, 0, n, 2 * confidence - 1).high <= bound)
     if len(seeds) < max(n, LEAST_PAIRS):
         raise BadInput(

@@ -157,7 +157,9 @@ def solve(curve: Curve, setpoint: SetPoint) -> float:
     from steer_agents.evaluation.measures import same_measure
 
     if not same_measure(setpoint.measure, curve.measure):
-        raise BadInput(f"set-point {setpoint}: this curve is of {curve.measure!r}; measure one of {setpoint.measure!r}.")
+        raise BadInput(
+            f"set-point {setpoint}: this curve is of {curve.measure!r}; measure one of {setpoint.measure!r}."
+        )
     knots = curve.inside
     values = curve.at(knots) - setpoint.value
     gaps = sorted(range(len(knots) - 1), key=lambda i: min(abs(knots[i]), abs(knots[i + 1])))
@@ -188,9 +190,7 @@ def _shape(means: np.ndarray) -> str:
     spread = float(((means - means.mean()) ** 2).sum())
     if spread <= 1e-18 * max(float((means**2).sum()), 1e-300):
         return "flat"
-    left = {
-        shape: 1 - float(((means - isotonic(means, shape)) ** 2).sum()) / spread for shape in ("rising", "falling")
-    }
+    left = {shape: 1 - float(((means - isotonic(means, shape)) ** 2).sum()) / spread for shape in ("rising", "falling")}
     best = max(left, key=lambda shape: left[shape])
     return best if left[best] >= MONOTONE else "mixed"
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from policies.errors import BadInput
 
-WIDEST = 8.0
+WIDEST = 4.0
 """A side of the bracket is doubled up to this many times its first width."""
 RUINED = 0.5
 """Rise of the share of lost episodes from which a strength is not worth more than one look."""
@@ -49,16 +50,20 @@ def following(seen: Mapping[float, Seen], bracket: tuple[float, float], bound: f
         bound: rise of the share of lost episodes that is allowed.
     """
     base = seen[0.0].lost
-    for side, end in ((min, bracket[0]), (max, bracket[1])):
-        outermost = side(seen)
-        if end and seen[outermost].lost - base <= bound and abs(outermost) < WIDEST * abs(end):
-            return 2 * outermost
+    ends = [(min(seen), bracket[0]), (max(seen), bracket[1])]
+    narrow = [
+        outermost
+        for outermost, end in ends
+        if end and seen[outermost].lost - base <= bound and abs(outermost) < WIDEST * abs(end)
+    ]
+    if narrow:
+        return 2 * min(narrow, key=abs)
     kept = useful(seen)
     values = [seen[s].value for s in kept if not math.isnan(seen[s].value)]
     span = (max(values) - min(values) if values else 0.0) or 1.0
     width = kept[-1] - kept[0]
     losses: dict[float, float] = {}
-    for left, right in zip(kept, kept[1:], strict=False):
+    for left, right in pairwise(kept):
         if right - left <= _NARROWEST * width:
             continue
         change = abs(seen[right].value - seen[left].value) / span
