@@ -101,6 +101,8 @@ class Side:
         """Why, in one sentence or two."""
         at = f"at {self.strength:+.3g}"
         moved = f"{target} {self.effect.value:+.3g} ({self.effect.low:+.3g} to {self.effect.high:+.3g}) {at}"
+        if not self.effect.n:
+            return f"no effect can be shown {at}: 0 pairs of episodes succeed with and without steering."
         if not self.shown:
             text = f"no effect is shown: {moved}, p = {self.p_value:.2g} over {self.effect.n} episodes that succeed"
             if self.lost.low > 0 and abs(self.all_moved) > 2 * abs(self.effect.value):
