@@ -35,7 +35,7 @@ def dose(
     pilot: int = 8,
     seed: int = 0,
     controls: int = 3,
-    bound: float = 0.15,
+    bound: float = 0.2,
     num_envs: int = 16,
     store: bool = True,
     out: Path | None = None,

@@ -55,7 +55,7 @@ class Study:
     strengths: Sequence[float] | None = None
     bracket: tuple[float, float] = (-1.0, 1.0)
     budget: int = 300
-    bound: float = 0.15
+    bound: float = 0.2
     unit: str = ""
 
     def run(self, tell: Callable[[int], None] = lambda episodes: None) -> Dose:

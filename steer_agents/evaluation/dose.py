@@ -89,7 +89,7 @@ def dose(
     bracket: tuple[float, float] = (-1.0, 1.0),
     budget: int = 300,
     unsteered: Runner | None = None,
-    bound: float = 0.15,
+    bound: float = 0.2,
     side_bound: float = 1.0,
     quiet: float = 0.5,
     confidence: float = 0.95,
@@ -204,9 +204,9 @@ class _Test:
 
     def responses(self) -> pd.DataFrame:
         """See `Dose`."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for measure in self.measures:
-            found = []
+            found: list[dict[str, Any]] = []
             for s, table in self.tables.items():
                 moved = self._moved(table, measure, measure == self.target).to_numpy(float)
                 interval = self._mean(moved)
@@ -240,11 +240,13 @@ class _Test:
         base = self.tables[0.0]
         good = ~(table["errored"] | base["errored"])
         level = 2 * self.confidence - 1
+        if table is base:
+            return Interval(0.0, 0.0, 0.0, level, int(good.sum()), "itself")
         if not good.any():
             return Interval(math.nan, math.nan, math.nan, level, 0, "none")
         now, then = table["lost"][good].to_numpy(bool), base["lost"][good].to_numpy(bool)
-        counts = (now & then).sum(), (now & ~then).sum(), (~now & then).sum(), (~now & ~then).sum()
-        return newcombe_interval(*(int(one) for one in counts), confidence=level)
+        both, only_now, only_then = int((now & then).sum()), int((now & ~then).sum()), int((~now & then).sum())
+        return newcombe_interval(both, only_now, only_then, int((~now & ~then).sum()), level)
 
     def side(
         self, sign: int, at: float, usable: tuple[float, float], responses: pd.DataFrame, losses: pd.DataFrame,
@@ -343,12 +345,12 @@ def _choose(
 
     for s in sorted(dose_strengths.first(bracket), key=abs):
         look(s)
-    while len(dose_strengths.useful(seen)) <= points and len(seen) <= 2 * points:
+    while len(seen) <= 2 * points:
         s_next = dose_strengths.following(seen, bracket, bound)
         if s_next is None:
             break
         look(s_next)
-    return list(dose_strengths.useful(seen)), pd.concat(tables.values(), ignore_index=True)
+    return dose_strengths.most_telling(seen, points), pd.concat(tables.values(), ignore_index=True)
 
 
 def _points(

@@ -90,7 +90,9 @@ class Curve:
             BadArtifact: it is not of that form.
         """
         try:
-            fields = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in entry.items()}
+            fields: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list | tuple) else value for key, value in entry.items()
+            }
             return cls(**fields)
         except (TypeError, ValueError) as error:
             raise BadArtifact(f"a dose curve cannot be read: {error}. Measure it again: `steer-agents dose`.") from None

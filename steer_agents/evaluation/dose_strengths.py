@@ -84,3 +84,33 @@ def useful(seen: Mapping[float, Seen]) -> Sequence[float]:
             if seen[strength].lost - base >= RUINED:
                 break
     return sorted(kept)
+
+
+def most_telling(seen: Mapping[float, Seen], count: int) -> list[float]:
+    """0 and the `count` useful strengths without which the curve would be drawn worst.
+
+    One after the other, the strength that its neighbours tell best by straight lines is left out; the ends stay, but for a ruined one.
+    """
+    kept = list(useful(seen))
+    base = seen[0.0].lost
+    values = [seen[s].value for s in kept if not math.isnan(seen[s].value)]
+    span = (max(values) - min(values) if values else 0.0) or 1.0
+
+    def missed(i: int) -> float:
+        one = seen[kept[i]]
+        if kept[i] == 0:
+            return math.inf
+        if i in (0, len(kept) - 1):
+            return 0.25 if one.lost - base >= RUINED else math.inf
+        left, right = seen[kept[i - 1]], seen[kept[i + 1]]
+        share = (kept[i] - kept[i - 1]) / (kept[i + 1] - kept[i - 1])
+        value = abs(one.value - (1 - share) * left.value - share * right.value) / span
+        lost = abs(one.lost - (1 - share) * left.lost - share * right.lost)
+        return (0.0 if math.isnan(value) else value) + lost
+
+    while len(kept) > count + 1:
+        losses = [missed(i) for i in range(len(kept))]
+        if min(losses) == math.inf:
+            break
+        kept.pop(losses.index(min(losses)))
+    return kept

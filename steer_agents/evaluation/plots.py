@@ -199,7 +199,7 @@ def effect_and_damage(table: pd.DataFrame, *, label: str, damage_label: str, tit
     """What steering does against what it costs, one point per strength; down and to either side is better.
 
     Args:
-        table: columns name, effect, low, high, damage, damage_low, damage_high, role; steered points are joined in their order.
+        table: columns name, effect, low, high, damage, damage_low, damage_high, role; steered points are named and joined in their order.
         label: of the effect, with its unit; damage_label: of the damage.
         title: what the plot shows.
     Returns:
@@ -215,19 +215,19 @@ def effect_and_damage(table: pd.DataFrame, *, label: str, damage_label: str, tit
         steered = table[table["role"] == "steered"]
         axes.plot(steered["effect"], steered["damage"], color=COLOURS["steered"], linewidth=1, alpha=0.6)
         told: set[str] = set()
-        for row in table.itertuples(index=False):
-            role = str(row.role)
+        for row in table.to_dict("records"):
+            role = str(row["role"])
             axes.errorbar(
-                row.effect, row.damage,
-                xerr=[[max(row.effect - row.low, 0.0)], [max(row.high - row.effect, 0.0)]],
-                yerr=[[max(row.damage - row.damage_low, 0.0)], [max(row.damage_high - row.damage, 0.0)]],
+                row["effect"], row["damage"],
+                xerr=[[max(row["effect"] - row["low"], 0.0)], [max(row["high"] - row["effect"], 0.0)]],
+                yerr=[[max(row["damage"] - row["damage_low"], 0.0)], [max(row["damage_high"] - row["damage"], 0.0)]],
                 color=_colour(role), marker=_MARKERS[list(COLOURS).index(role) % len(_MARKERS)], capsize=2, linewidth=1,
                 linestyle="none", label=None if role in told else role,
             )  # fmt: skip
             told.add(role)
-            axes.annotate(
-                str(row.name), (row.effect, row.damage), xytext=(5, 5), textcoords="offset points", fontsize=9
-            )
+            if role == "steered":
+                at = (row["effect"], row["damage"])
+                axes.annotate(str(row["name"]), at, xytext=(5, 5), textcoords="offset points", fontsize=9)
         axes.axvline(0.0, color=COLOURS["base"], linestyle="--", linewidth=1)
         axes.axhline(0.0, color=COLOURS["base"], linestyle="--", linewidth=1)
         axes.set_xlabel(label)

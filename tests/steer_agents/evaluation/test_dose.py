@@ -111,7 +111,7 @@ def test_strength_zero_must_be_the_unsteered_policy() -> None:
     [
         ({"controls": {}}, "control"),
         ({"seeds": [1, 1]}, "twice"),
-        ({"seeds": range(10)}, "at least 16"),
+        ({"seeds": range(9)}, "at least 11"),
         ({"strengths": None}, "pilot"),
         ({"strengths": None, "pilot": range(20, 30)}, "in the pilot too"),
         ({"strengths": None, "pilot": range(100, 108), "budget": 100}, "too few"),
