@@ -64,7 +64,7 @@ def _one_way(one: Episode, s: float, own: bool, draw: np.random.Generator) -> No
 def _costly(one: Episode, s: float, own: bool, draw: np.random.Generator) -> None:
     if own:
         one.speed -= 0.12 * s
-    one.success &= bool(draw.random() >= min(0.4, 0.8 * abs(s)))
+    one.success &= bool(draw.random() >= 0.4)
 
 
 def _leaks(one: Episode, s: float, own: bool, draw: np.random.Generator) -> None:

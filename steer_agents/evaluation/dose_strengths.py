@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from policies.errors import BadInput
 
@@ -89,16 +89,19 @@ def useful(seen: Mapping[float, Seen]) -> Sequence[float]:
 def most_telling(seen: Mapping[float, Seen], count: int) -> list[float]:
     """0 and the `count` useful strengths without which the curve would be drawn worst.
 
-    One after the other, the strength that its neighbours tell best by straight lines is left out; the ends stay, but for a ruined one.
+    One after the other, the strength that its neighbours tell best by straight lines is left out. What stays: the ends, unless ruined,
+    and on either side the last strength before any rise of the losses with the one nearest its half, so that a usable range is found
+    although few pilot seeds place its end too far out.
     """
     kept = list(useful(seen))
     base = seen[0.0].lost
+    safe = {s for sign in (-1, 1) for s in _edge(seen, kept, sign)}
     values = [seen[s].value for s in kept if not math.isnan(seen[s].value)]
     span = (max(values) - min(values) if values else 0.0) or 1.0
 
     def missed(i: int) -> float:
         one = seen[kept[i]]
-        if kept[i] == 0:
+        if kept[i] == 0 or kept[i] in safe:
             return math.inf
         if i in (0, len(kept) - 1):
             return 0.25 if one.lost - base >= RUINED else math.inf
@@ -114,3 +117,12 @@ def most_telling(seen: Mapping[float, Seen], count: int) -> list[float]:
             break
         kept.pop(losses.index(min(losses)))
     return kept
+
+
+def _edge(seen: Mapping[float, Seen], kept: Sequence[float], sign: int) -> list[float]:
+    """On one side, the last strength before the losses rise (else the first there is), and the one nearest its half."""
+    own = sorted((s for s in kept if s * sign > 0), key=abs)
+    calm = list(takewhile(lambda s: seen[s].lost <= seen[0.0].lost, own)) or own[:1]
+    if not calm:
+        return []
+    return [calm[-1], min(own, key=lambda s: abs(s - calm[-1] / 2))]
