@@ -59,12 +59,12 @@ class Settings:
     policy: str = "tiny-vla"
     tasks: tuple[str, ...] = ("PutBowlOnPlate", "PutRedBlockOnPlate", "PutBlockInBowl")
     word: str = "slowly"
-    layer: int = 0
+    layer: int = 1
     scene_episodes: int = 3
-    seeds: int = 18
+    seeds: int = 24
     pilot: int = 6
     controls: int = 2
-    budget: int = 250
+    budget: int = 290
     bracket: tuple[float, float] = (0.0, 1.0)
     requests: int = 8
     request_seeds: int = 9

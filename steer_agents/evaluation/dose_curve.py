@@ -163,6 +163,11 @@ def solve(curve: Curve, setpoint: SetPoint) -> float:
             f"set-point {setpoint}: this curve is of {curve.measure!r}; measure one of {setpoint.measure!r}."
         )
     knots = curve.inside
+    if len(knots) < 2:
+        raise BadInput(
+            f"set-point {setpoint}: no strength but 0 was shown to be usable, so that none is named. Measure with more seeds, or "
+            "give a strength."
+        )
     values = curve.at(knots) - setpoint.value
     gaps = sorted(range(len(knots) - 1), key=lambda i: min(abs(knots[i]), abs(knots[i + 1])))
     for i in gaps:

@@ -176,10 +176,11 @@ def dose_curve(
         for number, (name, role, one) in enumerate(lines):
             _check_columns(f"dose curve {name!r}", one, ("dose", "value", "low", "high"))
             one = one.sort_values("dose")
-            reach = [(one["value"] - one["low"]).clip(lower=0), (one["high"] - one["value"]).clip(lower=0)]
+            below, above = (one["value"] - one["low"]).clip(lower=0), (one["high"] - one["value"]).clip(lower=0)
+            reach = [below.to_numpy(float), above.to_numpy(float)]
             axes.errorbar(
-                one["dose"],
-                one["value"],
+                one["dose"].to_numpy(float),
+                one["value"].to_numpy(float),
                 yerr=reach,
                 color=_colour(role),
                 marker=_MARKERS[number % len(_MARKERS)],

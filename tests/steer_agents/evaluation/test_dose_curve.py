@@ -40,6 +40,11 @@ def test_what_no_usable_strength_reaches_is_refused_with_the_range() -> None:
         solve(falling(), SetPoint("ee_speed", 0.16))  # reached at 1.9, which is not usable
 
 
+def test_where_nothing_is_usable_no_strength_is_named() -> None:
+    with pytest.raises(BadInput, match="more seeds"):
+        solve(falling((0.0, 0.0)), SetPoint("ee_speed", 0.35))
+
+
 def test_of_several_strengths_the_one_nearest_zero_is_taken() -> None:
     curve = Curve("height", (-2.0, -1.0, 0.0, 2.0), (0.3, 0.1, 0.2, 0.1), (0.0,) * 4, (1.0,) * 4, (-2.0, 2.0))
     assert -1 < solve(curve, SetPoint("height", 0.15)) < 0
