@@ -32,7 +32,7 @@ from steer_agents.guidance.language import parse
 from steer_agents.interventions import Add
 from steer_agents.strength import Strength
 
-CURVE, REQUESTS = 51_000, 61_000
+CURVE, REQUESTS = 56_000, 66_000
 """First seed on which curves are measured, and on which requests are run; the pilot's are those of `launch.dosing`."""
 THREE = ("works", "only breaks", "only adds noise")
 """The plants that any judge must tell apart; the others are reported."""
