@@ -14,6 +14,7 @@ safetensors metadata has three entries: "format" ("pt", as usual), "steer_agents
 | tensors | [key, dtype, shape] in the direction's own order |
 | model | fingerprint of the model that it was found on |
 | data, seed | fingerprint of the data and seed of the method, where `info` has them |
+| doses | what its strengths were measured to do (`steer_agents.dosed`); files from before have none |
 | licence, strengths_tried | what the author said about use, and which strengths were tried |
 | versions, created | libraries and time (UTC) of writing |
 
@@ -94,6 +95,7 @@ def save(
         "statistics": {key: dict(entry) for key, entry in direction.statistics.items()},
         "model": _plain(direction.model, "model"),
         "info": _plain(info, "info"),
+        "doses": _plain(direction.doses, "doses"),
         "data": _plain(info.get("data"), "info['data']"),
         "seed": _plain(info.get("seed", _of(info.get("options"), "seed")), "info['seed']"),
         "licence": _plain(info.get("licence", "not stated"), "info['licence']"),
@@ -128,6 +130,7 @@ def load(path: str | Path, expect_model: Any = None, allow_other_model: bool = F
             statistics=header["statistics"],
             model=_restored(header["model"]),
             info=_restored(header["info"]),
+            doses=_restored(header.get("doses", {})),
         )
     except NonFinite:
         raise
@@ -144,7 +147,7 @@ def load(path: str | Path, expect_model: Any = None, allow_other_model: bool = F
 def read_header(path: str | Path) -> dict[str, Any]:
     """The header of an artifact, checked like in `load`; see the module's docstring for its fields."""
     header, _ = read(Path(path).expanduser())
-    return {**header, **{key: _restored(header[key]) for key in ("model", "info") if key in header}}
+    return {**header, **{key: _restored(header[key]) for key in ("model", "info", "doses") if key in header}}
 
 
 def encode(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bytes:

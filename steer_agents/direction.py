@@ -42,6 +42,7 @@ class Direction:
         statistics: location key -> {raw_norm, mean_norm, sd, mean_projection}, as far as known.
         model: fingerprint of the model that it was found on (`steer_agents.fingerprint`), empty if unknown.
         info: everything else worth keeping: data fingerprint, seed, method options, strengths tried, licence.
+        doses: what its strengths were measured to do, see `steer_agents.dosed`; arithmetic drops it, it belongs to the old vectors.
     """
 
     vectors: Mapping[str, torch.Tensor]
@@ -50,6 +51,7 @@ class Direction:
     statistics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+    doses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.vectors:
@@ -174,9 +176,8 @@ class Direction:
                 entry["mean_projection"] *= flip
             entries[key] = {**entry, "scale": self.scale(key) * abs(factor)}
         method = self.method if factor == 1 else f"{factor:g} * {self.method}"
-        return replace(
-            self, vectors={key: flip * v for key, v in self.vectors.items()}, statistics=entries, method=method
-        )
+        vectors = {key: flip * v for key, v in self.vectors.items()}
+        return replace(self, vectors=vectors, statistics=entries, method=method, doses={})
 
     __rmul__ = __mul__
 

@@ -186,10 +186,14 @@ class Intervention(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class _Directed(Intervention):
-    """An intervention along a direction. The direction may be given first, without its name."""
+    """An intervention along a direction. The direction may be given first, without its name.
+
+    The strength is a number, one per row, a `Strength`, or a set-point such as "ee_speed=0.08", which is solved at once from the
+    dose curve that the direction carries (`steer_agents.dosed`).
+    """
 
     direction: Direction = field(kw_only=False)
-    strength: float | torch.Tensor | Strength = 1.0
+    strength: float | torch.Tensor | Strength | str = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.direction, Direction):
@@ -197,6 +201,10 @@ class _Directed(Intervention):
                 f"{type(self).__name__} pushes along a Direction, got {type(self.direction).__name__}. Find one (steer_agents.find), load "
                 "one (Direction.load), or make one of tensors: Direction.from_raw({'language.6.block_output': tensor}, Site(layer=6))."
             )
+        if isinstance(self.strength, str):
+            from steer_agents.dosed import solved
+
+            object.__setattr__(self, "strength", solved(self, self.strength))
         self._check_strength()
         if self.rows_needed is not None:
             for key, rows in self.direction.vectors.items():

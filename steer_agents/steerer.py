@@ -10,6 +10,7 @@ Rules:
 * A site whose module does not run in a forward pass raises `SiteNeverFired`, at the end of that pass and, for passes
   that bypass the root module, on leaving the block. A side stack (vision) must run in the first pass only: later ones
   may have no new image.
+* A strength outside of the usable range that its direction's file has for it warns (`steer_agents.dosed.OutsideRange`).
 * A direction made for another model is refused with the difference, unless `allow_other_model=True`.
 * Under torch.compile attach first, compile second; later strengths are honoured without recompiling, as long as their
   shape (one number, or one per row) stays the same.
@@ -28,6 +29,7 @@ from torch import nn
 from policies.base import Context, SiteMap
 from policies.errors import BadInput, MissingEntrance, SiteNeverFired, WrongModel, nearest
 from policies.generative import SamplingPart
+from steer_agents.dosed import warn_outside
 from steer_agents.fingerprint import differences, model_fingerprint
 from steer_agents.hooks import Edit, SiteHook, Tap, amount
 from steer_agents.interventions import Intervention, LogitMix
@@ -144,6 +146,7 @@ class Attached:
                         f"the direction ({direction.method}) was made for another model: "
                         f"{'; '.join(lines)}. Find it on this model, or pass allow_other_model=True."
                     )
+            warn_outside(part)
             value = torch.as_tensor(part.the_strength.value, dtype=torch.float32).to(self.device).clone()
             self._strengths[number] = value
             self._edits[number] = []

@@ -70,6 +70,10 @@ class Strength:
 
 def check_value(value: Any) -> None:
     """Refuse a strength that is not finite or not a number or (B,) tensor."""
+    if isinstance(value, str):
+        raise BadInput(
+            f"strength {value!r}: set-points belong to parts along a direction whose doses were measured, e.g. Add."
+        )
     tensor = torch.as_tensor(value)
     if tensor.dim() > 1:
         raise BadInput(f"strength: expected one number or one per row, shape (B,), got shape {tuple(tensor.shape)}.")

@@ -48,6 +48,10 @@ EXPERIMENTS: dict[str, Entry] = {
     "vla-neurons": Entry(
         "launch.experiments.vla_neurons", "setting the neurons of a VLA that say 'slowly', against random ones"
     ),
+    "dose-verdicts": Entry(
+        "launch.experiments.dose_verdicts",
+        "dose curves and verdicts: planted steerings, tiny-vla along 'slowly' with requested speeds, guided denoising",
+    ),
     "dsrl-shift": Entry(
         "launch.experiments.dsrl_shift",
         "a flow policy under position shift, lifted by learned noise (with all baselines)",

@@ -81,6 +81,12 @@ class Measure:
         return HOW[self.how](values) if len(values) else math.nan
 
 
+def same_measure(a: str, b: str) -> bool:
+    """Whether two names mean the same number: `ee_speed`, `speed` and `speed.mean` do."""
+    one, other = Measure.of(a), Measure.of(b)
+    return a == b or (one.column != "" and (one.column, one.how) == (other.column, other.how))
+
+
 @dataclass(frozen=True)
 class Measured:
     """`rollout(measures=Measured(("speed", "contact_force.max")))`: the named measures as columns of the episode table.

@@ -137,6 +137,8 @@ def dose_curve(
     base: Interval | None = None,
     controls: Mapping[str, pd.DataFrame] | None = None,
     dose_label: str = "strength",
+    band: pd.DataFrame | None = None,
+    usable: tuple[float, float] | None = None,
 ) -> bytes:
     """Response over the strength of steering, beside the base and the controls at the same strengths.
 
@@ -147,6 +149,8 @@ def dose_curve(
         base: the policy as it is, drawn as a horizontal line with its interval.
         controls: name -> table of the same columns (a random direction, ...).
         dose_label: of the horizontal axis, with its unit.
+        band: a fitted curve, same columns, drawn as a line with a band; the points of `table` are then not joined.
+        usable: strengths to mark as usable.
     Returns:
         a PNG image.
     Raises:
@@ -154,6 +158,16 @@ def dose_curve(
     """
     with rc_context(_STYLE):
         figure, axes = _figure(height=4.2)
+        if usable is not None and usable[0] < usable[1]:
+            axes.axvspan(
+                *usable, facecolor="none", edgecolor="#BBBBBB", hatch="//", linewidth=0, label="usable", zorder=0
+            )
+        if band is not None:
+            _check_columns("dose band", band, ("dose", "value", "low", "high"))
+            axes.plot(band["dose"], band["value"], color=COLOURS["steered"], linewidth=2, label="fitted")
+            axes.fill_between(
+                band["dose"], band["low"], band["high"], color=COLOURS["steered"], alpha=0.18, linewidth=0
+            )
         if base is not None:
             axes.axhline(base.value, color=COLOURS["base"], linestyle="--", linewidth=1.6, label="base")
             if math.isfinite(base.low):
@@ -162,20 +176,63 @@ def dose_curve(
         for number, (name, role, one) in enumerate(lines):
             _check_columns(f"dose curve {name!r}", one, ("dose", "value", "low", "high"))
             one = one.sort_values("dose")
-            reach = [(one["value"] - one["low"]).clip(lower=0), (one["high"] - one["value"]).clip(lower=0)]
+            below, above = (one["value"] - one["low"]).clip(lower=0), (one["high"] - one["value"]).clip(lower=0)
+            reach = [below.to_numpy(float), above.to_numpy(float)]
             axes.errorbar(
-                one["dose"],
-                one["value"],
+                one["dose"].to_numpy(float),
+                one["value"].to_numpy(float),
                 yerr=reach,
                 color=_colour(role),
                 marker=_MARKERS[number % len(_MARKERS)],
-                linestyle=_LINES[number % len(_LINES)],
+                linestyle="none" if band is not None else _LINES[number % len(_LINES)],
                 linewidth=2,
                 capsize=3,
                 label=name,
             )
         axes.set_xlabel(dose_label)
         axes.set_ylabel(label)
+        axes.set_title(title)
+        _outside_legend(axes)
+        return _png(figure)
+
+
+def effect_and_damage(table: pd.DataFrame, *, label: str, damage_label: str, title: str) -> bytes:
+    """What steering does against what it costs, one point per strength; down and to either side is better.
+
+    Args:
+        table: columns name, effect, low, high, damage, damage_low, damage_high, role; steered points are named and joined in their order.
+        label: of the effect, with its unit; damage_label: of the damage.
+        title: what the plot shows.
+    Returns:
+        a PNG image.
+    Raises:
+        BadInput: a missing column, an unknown role, or an empty table.
+    """
+    _check_columns(
+        "effect and damage", table, ("name", "effect", "low", "high", "damage", "damage_low", "damage_high", "role")
+    )
+    with rc_context(_STYLE):
+        figure, axes = _figure(height=4.6)
+        steered = table[table["role"] == "steered"]
+        axes.plot(steered["effect"], steered["damage"], color=COLOURS["steered"], linewidth=1, alpha=0.6)
+        told: set[str] = set()
+        for row in table.to_dict("records"):
+            role = str(row["role"])
+            axes.errorbar(
+                row["effect"], row["damage"],
+                xerr=[[max(row["effect"] - row["low"], 0.0)], [max(row["high"] - row["effect"], 0.0)]],
+                yerr=[[max(row["damage"] - row["damage_low"], 0.0)], [max(row["damage_high"] - row["damage"], 0.0)]],
+                color=_colour(role), marker=_MARKERS[list(COLOURS).index(role) % len(_MARKERS)], capsize=2, linewidth=1,
+                linestyle="none", label=None if role in told else role,
+            )  # fmt: skip
+            told.add(role)
+            if role == "steered":
+                at = (row["effect"], row["damage"])
+                axes.annotate(str(row["name"]), at, xytext=(5, 5), textcoords="offset points", fontsize=9)
+        axes.axvline(0.0, color=COLOURS["base"], linestyle="--", linewidth=1)
+        axes.axhline(0.0, color=COLOURS["base"], linestyle="--", linewidth=1)
+        axes.set_xlabel(label)
+        axes.set_ylabel(damage_label)
         axes.set_title(title)
         _outside_legend(axes)
         return _png(figure)

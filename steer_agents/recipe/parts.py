@@ -187,11 +187,11 @@ class RecipePart:
         name: to change its strength by; its kind's word unless given.
         kind: a word of `PARTS`.
         part: what is attached.
-        strength: as written, in `unit`; None for kinds without one.
+        strength: as written, in `unit`, or solved where a set-point is written (`ee_speed=0.08`); None for kinds without one.
         unit: of `Strength`; "" where there is none.
         low, high: what an operator may choose.
         line: in the file.
-        span: where the number of the strength stands in the text.
+        span: where the strength stands in the text.
     """
 
     name: str
@@ -226,14 +226,20 @@ def read_part(node: Node, files: Files) -> RecipePart:
     value = files(entries[word], word) if kind.value is None else kind.value(entries[word], word)
     settings: dict[str, Any] = {}
     unit = ""
-    strength = low = high = None
+    strength: float | None = None
+    low = high = 0.0
     span = None
     if kind.strength:
-        strength = nodes.number(entries["strength"], "strength")
-        span = (entries["strength"].start_mark.index, entries["strength"].end_mark.index)
-        low, high = _limits(entries.get("limits"), strength)
-        unit = nodes.choice(*UNITS)(entries["unit"], "unit") if "unit" in entries else ""
-        settings["strength"] = Strength(strength, unit) if unit else strength
+        written = entries["strength"]
+        span = (written.start_mark.index, written.end_mark.index)
+        if kind.placed and kind.value is None and "=" in str(written.value):
+            if "unit" in entries:
+                raise nodes.fail(entries["unit"], "a set-point has the unit of its dose curve; leave out `unit`.")
+            settings["strength"] = nodes.text(written, "strength")
+        else:
+            strength = nodes.number(written, "strength")
+            unit = nodes.choice(*UNITS)(entries["unit"], "unit") if "unit" in entries else ""
+            settings["strength"] = Strength(strength, unit) if unit else strength
     if kind.placed:
         settings["name"] = name
         settings |= {"site": site(entries["site"])} if "site" in entries else {}
@@ -247,7 +253,10 @@ def read_part(node: Node, files: Files) -> RecipePart:
         raise nodes.fail(node, str(error)) from None
     if isinstance(made, Intervention):
         unit = made.the_strength.unit
-    return RecipePart(name, word, made, strength, unit, low or 0.0, high or 0.0, nodes.line(node), span)
+        strength = float(made.the_strength.value)
+    if strength is not None:
+        low, high = _limits(entries.get("limits"), strength)
+    return RecipePart(name, word, made, strength, unit, low, high, nodes.line(node), span)
 
 
 def _limits(node: Node | None, strength: float) -> tuple[float, float]:

@@ -1,0 +1,20 @@
+"""Planted steerings get the verdict that they must get."""
+
+from __future__ import annotations
+
+import pytest
+
+from launch.plants import PLANTS, judged
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_plant_gets_its_verdict(name: str) -> None:
+    words = [judged(name, repeat).verdict.word for repeat in range(3)]
+    assert words.count(PLANTS[name].verdict) >= 2, words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_plant_gets_its_verdict_in_95_of_100_repeats(name: str) -> None:
+    words = [judged(name, repeat).verdict.word for repeat in range(1000, 1100)]
+    assert words.count(PLANTS[name].verdict) >= 95, {word: words.count(word) for word in set(words)}
