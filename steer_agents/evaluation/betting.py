@@ -59,6 +59,13 @@ class Accounts:
         one, zero = np.ones(shape), np.zeros(shape)
         return cls(one, one, one, zero, weight, zero, np.full(shape, spread * weight))
 
+    def rows(self, keep: np.ndarray) -> Accounts:
+        """Some of many repeats, by mask or index."""
+        return replace(
+            self, up=self.up[keep], down=self.down[keep], capital=self.capital[keep], reached=self.reached[keep],
+            first=self.first[keep], second=self.second[keep],
+        )  # fmt: skip
+
 
 def bet(accounts: Accounts, d: np.ndarray | float, m: np.ndarray | float, gap: float, alpha: float) -> Accounts:
     """The accounts after one more difference.

@@ -174,7 +174,7 @@ def compare(
         "confidence": confidence,
     }
     whole = _compared(found.x, found.y, about, seed, resamples)
-    left_out = {"n_errored": found.n_errored, "n_missing": found.n_missing}
+    left_out: dict[str, Any] = {"n_errored": found.n_errored, "n_missing": found.n_missing}
     if by is None:
         return dataclasses.replace(whole, **left_out)
     groups = _strata(a, by, found.seeds)
