@@ -135,7 +135,9 @@ def binary_plan(differ: Discordance, power: float = 0.8, alpha: float = 0.05) ->
     held, found = 0, 0.0
     while held < RUN:
         if n > MOST:
-            raise BadInput(f"power: a difference of {differ.gap:.3g} needs more than {MOST} pairs; ask for a larger one.")
+            raise BadInput(
+                f"power: a difference of {differ.gap:.3g} needs more than {MOST} pairs; ask for a larger one."
+            )
         now = mcnemar_power(n, differ, alpha)
         held = held + 1 if now >= power else 0
         found = now if held == 1 else found
@@ -166,7 +168,9 @@ def mean_plan(gap: float, sd: float, power: float = 0.8, alpha: float = 0.05) ->
     while at(high) < power:
         low, high = high + 1, 2 * high
         if high > MOST:
-            raise BadInput(f"power: {abs(gap) / sd:.3g} deviations need more than {MOST} pairs; ask for a larger difference.")
+            raise BadInput(
+                f"power: {abs(gap) / sd:.3g} deviations need more than {MOST} pairs; ask for a larger difference."
+            )
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if at(middle) >= power else (middle + 1, high)
@@ -227,7 +231,7 @@ def sequential_plan(
     """The sequential test for a difference of success, with the least `n_max` that gives the power, and what it costs on average.
 
     Args:
-        repeats: simulated tests; the power is known to about sqrt(power (1 - power) / repeats).
+        repeats: simulated tests; one standard error of the simulated power is asked for on top.
         seed: of the simulation.
     Raises:
         BadInput: as `binary_plan`.
@@ -240,7 +244,7 @@ def sequential_plan(
     most = min(4 * fixed.pairs, MOST)
     runs = simulate(design, draw(differ, repeats, most, seed))
     right = np.sort(runs.pairs[runs.decided * differ.gap > 0])
-    needed = math.ceil(power * repeats)
+    needed = math.ceil((power + math.sqrt(power * (1 - power) / repeats)) * repeats)
     n_max = int(right[needed - 1]) if len(right) >= needed else most
     same = differ.share / 2
     found, null = runs.at(n_max), simulate(design, draw(Discordance(same, same), repeats, n_max, seed + 1))
