@@ -46,10 +46,12 @@ AXES: Mapping[str, tuple[str, str]] = {
 }
 """Goal that can be asked for -> the words that lower and raise it."""
 PLACES: Mapping[str, tuple[str, int | str, str]] = {
-    "speed": ("block_output", 1, "in transit"),
-    "height": ("attention_output", "all", "carrying"),
+    "slowly": ("block_output", 1, "in transit"),
+    "quickly": ("block_output", 0, "in transit"),
+    "low over the table": ("attention_output", "all", "carrying"),
+    "high over the table": ("attention_output", "all", "carrying"),
 }
-"""Goal -> site kind, layer and gate at which its directions are pushed: those of `vla-speed` and `vla-height-attention`."""
+"""Words -> site kind, layer and gate at which their direction is pushed: what `vla-speed` and `vla-height-attention` chose on validation layouts."""
 ARMS: Mapping[str, str] = {
     "directions": "steered",
     "adverbs": "other",
@@ -76,18 +78,23 @@ class Settings:
     load: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = CARRYING
     scene_episodes: int = 2
-    dose_episodes: int = 3
-    test_episodes: int = 3
+    dose_episodes: int = 2
+    test_episodes: int = 2
     strengths: Mapping[str, tuple[float, ...]] = field(
-        default_factory=lambda: {"speed": (0.5, 1.0, 1.5), "height": (0.75, 1.25, 1.75)}
+        default_factory=lambda: {
+            "slowly": (0.75, 1.0, 1.25, 1.5),
+            "quickly": (0.5, 0.75, 1.0, 1.25),
+            "low over the table": (0.75, 1.25, 1.75),
+            "high over the table": (1.0, 1.5, 2.0),
+        }
     )
-    n_requests: int = 10
+    n_requests: int = 8
     reach: float = 0.5
     seed: int = 7
 
 
 def settings(quick: bool) -> Settings:
-    """10 requests on 24 layouts (about 12 minutes), or 3 on 8 (about 2)."""
+    """8 requests on 16 layouts (about 10 minutes), or 3 on 8 (about 2)."""
     full = Settings()
     return (
         replace(
@@ -95,7 +102,7 @@ def settings(quick: bool) -> Settings:
             scene_episodes=1,
             dose_episodes=1,
             test_episodes=1,
-            strengths={"speed": (1.0,), "height": (1.5,)},
+            strengths=dict.fromkeys(PLACES, (1.25,)),
             n_requests=3,
         )
         if quick
@@ -173,15 +180,16 @@ def solve(doses: Mapping[str, Dose], request: np.ndarray, steps: int = 61) -> tu
     return strengths, np.sum([doses[axis].at(s) for axis, s in strengths.items()], axis=0)
 
 
-def push(axis: str, direction: Direction, strength: float) -> Add:
-    """One direction where and when its axis is steered."""
-    _, layer, gate = PLACES[axis]
+def push(word: str, direction: Direction, strength: float) -> Add:
+    """The direction of a word, where and when it is pushed."""
+    _, layer, gate = PLACES[word]
     return replace(pushed(direction, layer, strength), gate=GATES[gate])
 
 
 def pushes(directions: Mapping[str, Direction], strengths: Mapping[str, float]) -> list[Add]:
     """The parts of signed strengths: each axis by its lowering or raising direction."""
-    return [push(axis, directions[AXES[axis][0 if s < 0 else 1]], abs(s)) for axis, s in strengths.items() if s]
+    words = {AXES[axis][0 if s < 0 else 1]: abs(s) for axis, s in strengths.items() if s}
+    return [push(word, directions[word], s) for word, s in words.items()]
 
 
 def words_for(request: np.ndarray) -> str:
@@ -195,11 +203,11 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     bench = Bench(s.policy, s.tasks, folder / f"rollouts-{settings_key(s)}", s.load)
     episodes, rng = Episodes(bench), np.random.default_rng(s.seed)
     words = [word for pair in AXES.values() for word in pair]
-    n_doses = sum(2 * len(s.strengths[axis]) for axis in AXES)
+    n_doses = sum(len(s.strengths[word]) for word in words)
     say.plan([2.0 * s.scene_episodes, (n_doses + 1) * s.dose_episodes, (2 + 3 * s.n_requests) * s.test_episodes])
     say.stage(f"{s.policy}: scenes, and the directions of {', '.join(words)}")
     scenes = bench.scenes(s.scene_episodes)
-    directions = {word: bench.direction(scenes, word, PLACES[axis][0]) for axis, pair in AXES.items() for word in pair}
+    directions = {word: bench.direction(scenes, word, PLACES[word][0]) for word in words}
     for word, direction in directions.items():
         direction.save(folder / f"{s.policy}-{word.replace(' ', '-')}.safetensors")
     randoms = {word: random_like(one, seed=s.seed + i) for i, (word, one) in enumerate(directions.items())}
@@ -207,10 +215,10 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     base = episodes.of("validation base", [], "", CHOICE, s.dose_episodes)
     tried = {
         (axis, sign * strength): episodes.of(
-            f"validation {AXES[axis][side]} {strength:g}", [push(axis, directions[AXES[axis][side]], strength)], "",
+            f"validation {AXES[axis][side]} {strength:g}", [push(AXES[axis][side], directions[AXES[axis][side]], strength)], "",
             CHOICE, s.dose_episodes,
         )
-        for axis in AXES for side, sign in enumerate((-1, 1)) for strength in s.strengths[axis]
+        for axis in AXES for side, sign in enumerate((-1, 1)) for strength in s.strengths[AXES[axis][side]]
     }  # fmt: skip
     scale = Scale.fit(pd.concat([base, *tried.values()]), GOALS)
     doses = {
@@ -222,7 +230,7 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     test = episodes.of("base", [], "", TEST, s.test_episodes)
     zero = episodes.of(
         "zero strength",
-        [push(axis, directions[word], 0.0) for axis, pair in AXES.items() for word in pair],
+        [push(word, directions[word], 0.0) for word in words],
         "",
         TEST,
         s.test_episodes,

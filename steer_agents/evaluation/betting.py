@@ -15,7 +15,7 @@ one bet per m; Gruenwald, de Heide and Koolen 2024 (arXiv 1906.07801): growth-ra
 
 * the stake is tuned to the least difference of interest instead of to the data (aGRAPA): this needs fewer pairs where that difference
   exists, and the confidence sequence does not become much narrower than `gap`;
-* no more is staked than is missing to 1 / alpha, so that nothing is risked for what exceeds it.
+* of pairs of 0 and 1, no more is staked than a win would need to reach 1 / alpha, so that nothing is risked for what exceeds it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Accounts:
         up, down: what each account holds; both start with 1.
         capital: largest mean of the two that was ever reached.
         reached: +1 where the capital reached 1 / alpha with more in `up`, -1 with more in `down`, 0 where it has not; no more bets then.
+        whole: whether all differences so far were -1, 0 or 1.
         n, first, second: how many differences were seen (with those of the prior), their sum and sum of squares.
     """
 
@@ -44,6 +45,7 @@ class Accounts:
     down: np.ndarray
     capital: np.ndarray
     reached: np.ndarray
+    whole: np.ndarray
     n: float
     first: np.ndarray
     second: np.ndarray
@@ -57,12 +59,12 @@ class Accounts:
             weight: how many pairs that expectation is worth.
         """
         one, zero = np.ones(shape), np.zeros(shape)
-        return cls(one, one, one, zero, weight, zero, np.full(shape, spread * weight))
+        return cls(one, one, one, zero, one > 0, weight, zero, np.full(shape, spread * weight))
 
     def rows(self, keep: np.ndarray) -> Accounts:
         """Some of many repeats, by mask or index."""
         return replace(
-            self, up=self.up[keep], down=self.down[keep], capital=self.capital[keep], reached=self.reached[keep],
+            self, up=self.up[keep], down=self.down[keep], capital=self.capital[keep], reached=self.reached[keep], whole=self.whole[keep],
             first=self.first[keep], second=self.second[keep],
         )  # fmt: skip
 
@@ -78,12 +80,14 @@ def bet(accounts: Accounts, d: np.ndarray | float, m: np.ndarray | float, gap: f
     """
     now, goal = accounts, 1 / alpha
     square = now.second / now.n - 2 * m * now.first / now.n + np.square(m)
-    wanted = gap / np.maximum(square, gap)  # E[d^2] >= E[d] for d in [-1, 1]: a smaller estimate is chance
+    # A mean of gap has E[d^2] >= gap for d of -1, 0 and 1, else >= gap^2: smaller estimates are chance.
+    wanted = gap / np.maximum(square, np.where(now.whole, gap, gap**2))
     up, down = np.minimum(wanted, TOP / (1 + m)), np.minimum(wanted, TOP / (1 - m))
     net = (up * now.up - down * now.down) / 2
     gain = np.maximum(net * (1 - m), -net * (1 + m))
     missing = goal - (now.up + now.down) / 2
-    share = np.where(now.reached == 0, np.minimum(1.0, missing / np.maximum(gain, 1e-300)), 0.0)
+    enough = np.where(now.whole, np.minimum(1.0, missing / np.maximum(gain, 1e-300)), 1.0)
+    share = np.where(now.reached == 0, enough, 0.0)
     above, below = now.up * (1 + share * up * (d - m)), now.down * (1 - share * down * (d - m))
     capital = (above + below) / 2
     crossed = (now.reached == 0) & (capital >= goal * (1 - ROUNDING))
@@ -93,6 +97,7 @@ def bet(accounts: Accounts, d: np.ndarray | float, m: np.ndarray | float, gap: f
         down=below,
         capital=np.maximum(now.capital, capital),
         reached=np.where(crossed, np.where(above > below, 1.0, -1.0), now.reached),
+        whole=now.whole & (np.abs(d) * (1 - np.abs(d)) < ROUNDING),
         n=now.n + 1,
         first=now.first + d,
         second=now.second + np.square(d),
