@@ -55,7 +55,8 @@ def power_(
             "power: give --from RATE --to RATE, or --gap DIFFERENCE --sd DEVIATION, or --pilot episodes.parquet."
         )
     if differ is None:
-        assert gap is not None and sd is not None
+        assert gap is not None
+        assert sd is not None
         plans = [mean_plan(gap, sd, power, alpha)]
     else:
         plans = [binary_plan(differ, power, alpha), sequential_plan(differ, power, alpha)[1]]

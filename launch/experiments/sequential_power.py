@@ -1,6 +1,7 @@
 """What an anytime-valid comparison saves over a fixed number of episodes, and how often it rejects where there is nothing.
 
-Simulated, no policy: pairs of success with given rates and correlation. Both tests are planned for the same rates and power: McNemar's exact test
+Simulated, no policy: pairs of success with given rates and correlation. Both tests are planned for the same rates and power: McNemar's
+exact test
 with the least number of pairs that has it, the sequential test with the least limit that has it (on other draws than are reported).
 """
 
@@ -61,7 +62,8 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
             null = simulate(design, draw(Discordance(share, share), s.repeats, plan.pairs, s.seed + 100 + number))
             mean, batched = float(runs.pairs.mean()), float(runs.in_batches(s.batch, plan.pairs).mean())
             rows.append({
-                "power": power, "rates": f"{a:g}, {b:g}", "correlation": correlation, "fixed pairs": fixed.pairs, "fixed power": fixed.power,
+                "power": power, "rates": f"{a:g}, {b:g}", "correlation": correlation, "fixed pairs": fixed.pairs,
+                "fixed power": fixed.power,
                 "most pairs": plan.pairs, "sequential power": float((runs.decided > 0).mean()), "mean pairs": mean,
                 "fewer": 1 - mean / fixed.pairs, f"fewer, looks every {s.batch}": 1 - batched / fixed.pairs,
                 "mean pairs without a difference": float(null.pairs.mean()), "false positives": float((null.decided != 0).mean()),
@@ -89,14 +91,16 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     found = proportion_interval(round(worst * s.repeats), s.repeats)
     least = float(table["fewer"].min())
     bars = [
-        Bar(f"largest false-positive rate of {len(rows) + len(false)} rows of {s.repeats} comparisons", worst, (found.low, found.high), "<= 0.05",
+        Bar(f"largest false-positive rate of {len(rows) + len(false)} rows of {s.repeats}", worst, (found.low, found.high), "<= 0.05",
             worst <= 0.05),
         Bar("least saving at equal power, looking after every pair", least, None, ">= 0.30", least >= 0.3),
     ]  # fmt: skip
     return Outcome(
         title="Stopping early at a guaranteed error rate",
-        question="For a gap of 20 points in success: how many fewer episodes does the sequential test need than McNemar's exact test of equal power?",
-        verdict=f"Between {100 * least:.0f} and {100 * float(table['fewer'].max()):.0f} % fewer pairs on average where the gap exists; false positives "
+        question="For a gap of 20 points in success: how many fewer episodes does the sequential test need than "
+        "McNemar's exact test of equal power?",
+        verdict=f"Between {100 * least:.0f} and {100 * float(table['fewer'].max()):.0f} % fewer pairs on average "
+        f"where the gap exists; false positives "
         f"at most {worst:.4f} over {s.repeats} comparisons of each of {len(rows) + len(false)} rows without one.",
         bars=bars,
         episodes=table.assign(condition="sequential", seed=np.arange(len(table)), episode=np.arange(len(table)), errored=False),

@@ -1,14 +1,17 @@
 """A VLA asked for several behaviours at once: speed, height over the table, smoothness (jerk) and path length as one goal-space.
 
 1. Directions at the action tokens: 'slowly', 'quickly', 'low over the table', 'high over the table' against no words (`prompt-contrast`).
-2. Validation layouts: unsteered episodes and a few strengths of each direction fix the scale of the goals (quantiles) and the dose: how far each
+2. Validation layouts: unsteered episodes and a few strengths of each direction fix the scale of the goals (quantiles) and the dose:
+how far each
    strength moves every goal on average, interpolated in between, added for two directions.
-3. Requests: changes of speed, of height or of both, drawn once. For each, the two strengths whose predicted movement leaves the least error over all
+3. Requests: changes of speed, of height or of both, drawn once. For each, the two strengths whose predicted movement leaves the least
+error over all
    four goals (`solve`).
 4. Test layouts, paired with the unsteered episode: each request answered by the directions, by adverbs in the prompt, by random directions
    of the same norms at the same strengths, and by nothing. Reported are medians of miscalibration and orthogonality with intervals.
 
-Formulas: `steer_agents.evaluation.steerability` (arXiv 2505.23816). Episodes that lack a goal (nothing was carried, so no height) are left out
+Formulas: `steer_agents.evaluation.steerability` (arXiv 2505.23816). Episodes that lack a goal (nothing was carried, so no height) are
+left out
 and counted.
 """
 
@@ -51,7 +54,8 @@ PLACES: Mapping[str, tuple[str, int | str, str]] = {
     "low over the table": ("attention_output", "all", "carrying"),
     "high over the table": ("attention_output", "all", "carrying"),
 }
-"""Words -> site kind, layer and gate at which their direction is pushed: what `vla-speed` and `vla-height-attention` chose on validation layouts."""
+"""Words -> site kind, layer and gate at which their direction is pushed: what `vla-speed` and `vla-height-attention` chose on
+validation layouts."""
 ARMS: Mapping[str, str] = {
     "directions": "steered",
     "adverbs": "other",
@@ -59,6 +63,11 @@ ARMS: Mapping[str, str] = {
     "nothing": "base",
 }
 """Way of answering -> its role in plots."""
+
+CAPTION = (
+    "Every answer: what was done along the request (1 is all of it) and what nobody asked for, both as shares of the request. "
+    "Large marks: medians."
+)
 
 
 @dataclass(frozen=True)
@@ -348,13 +357,15 @@ def _outcome(
     ]
     z = scale(pd.concat([base, *tried.values()]))
     covered = coverage(z[np.isfinite(z).all(axis=1)][:, :2], s.seed) if len(z) >= 20 else None
-    best = shown.loc["directions"]
+    said = {
+        arm: f"{shown.loc[arm, 'miscalibration']:.2f} and {shown.loc[arm, 'orthogonality']:.2f}"
+        for arm in ("directions", "adverbs", "random directions")
+    }
     verdict = (
-        f"Over {len(wanted)} requests, the directions' median miscalibration is {best['miscalibration']:.2f} and median orthogonality "
-        f"{best['orthogonality']:.2f} (adverbs {shown.loc['adverbs', 'miscalibration']:.2f} and {shown.loc['adverbs', 'orthogonality']:.2f}, random "
-        f"directions {shown.loc['random directions', 'miscalibration']:.2f} and {shown.loc['random directions', 'orthogonality']:.2f}); steering error "
-        f"{error_nothing:+.3f} against doing nothing (p = {p_nothing:.2g}), {error_words:+.3f} against adverbs (p = {p_words:.2g}), {error_random:+.3f} "
-        f"against random directions (p = {p_random:.2g})."
+        f"Over {len(wanted)} requests, the directions' median miscalibration and orthogonality are {said['directions']} (adverbs "
+        f"{said['adverbs']}, random directions {said['random directions']}); steering error {error_nothing:+.3f} against doing nothing "
+        f"(p = {p_nothing:.2g}), {error_words:+.3f} against adverbs (p = {p_words:.2g}), {error_random:+.3f} against random directions "
+        f"(p = {p_random:.2g})."
     )
     alt = "; ".join(f"{row['answered by']}: {row['miscalibration']:.2f}, {row['orthogonality']:.2f}" for row in rows)
     return Outcome(
@@ -364,11 +375,11 @@ def _outcome(
         bars=bars,
         episodes=episodes,
         conditions=shown.reset_index(drop=True),
-        figures=[Figure("answers", answers(measured, ARMS), "Every answer: what was done along the request (1 is all of it) and what nobody asked "
-                        "for, both as shares of the request. Large marks: medians.", f"Median miscalibration, orthogonality: {alt}")],
+        figures=[Figure("answers", answers(measured, ARMS), CAPTION, f"Median miscalibration, orthogonality: {alt}")],
         notes=[
             "Strengths are solved on validation layouts; all numbers are of test layouts. Intervals are over layouts, not over requests.",
-            f"{int(measured.groupby(['arm', 'number'])['left_out'].first().sum())} answers of {len(measured)} + that many are left out: no height (nothing "
+            f"{int(measured.groupby(['arm', 'number'])['left_out'].first().sum())} answers of {len(measured)} + that "
+            f"many are left out: no height (nothing "
             "was carried), or a request cut to less than half by the edge of the goal-space.",
             "Doing nothing has miscalibration 1 and orthogonality 0 by definition.",
         ],

@@ -125,7 +125,8 @@ def evaluate(
     Returns:
         per episode: success, steps, speed (mean of the tcp's [m/s]), height (mean of the tcp's while it carries, weighted by the way it
         makes sideways [m]), transit_speed (mean of the tcp's from a tenth to nine tenths of that way [m/s]), approach_speed (mean before it
-        first holds something [m/s]), None where nothing was carried or nothing was approached; jerk (mean [m/s^3]), path_length [m], least_clearance (to the nearest
+        first holds something [m/s]), None where nothing was carried or nothing was approached; jerk (mean
+        [m/s^3]), path_length [m], least_clearance (to the nearest
         obstacle [m], infinite without one), touched (an obstacle), draw_entropy_bits (mean entropy of an action token as it
         is drawn, 0 where the likeliest is taken; NaN of policies that do not tell it).
     """

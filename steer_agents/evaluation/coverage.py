@@ -1,10 +1,13 @@
 """How evenly episodes cover the goal-space, and how to draw from them evenly.
 
-A classifier is taught to tell measured behaviours from uniform points of [0, 1]^d. Its AUC on points that it has not seen is the report: 0.5
-where the behaviours are spread evenly, 1 where they are nowhere near. Its odds P(uniform | z) / P(real | z) are the density ratio by which to
+A classifier is taught to tell measured behaviours from uniform points of [0, 1]^d. Its AUC on points that it has not seen is the
+report: 0.5
+where the behaviours are spread evenly, 1 where they are nowhere near. Its odds P(uniform | z) / P(real | z) are the density ratio by
+which to
 draw (or weigh) sources so that no corner is left out.
 
-Source: arXiv 2505.23816 (official code MLD3/steerability). Different here: the classifier is logistic regression on polynomial features of third degree,
+Source: arXiv 2505.23816 (official code MLD3/steerability). Different here: the classifier is logistic regression on polynomial
+features of third degree,
 smooth odds from few hundred points; AUC and odds are cross-validated, so that a point is never weighed by a classifier that has learnt it.
 """
 

@@ -2,8 +2,8 @@
 
 | plan | of | how |
 | --- | --- | --- |
-| `binary_plan` | McNemar's exact test on success | exact: sum over the number of pairs that differ of Binomial(n, discordance) times the test's own power |
-| `mean_plan` | a mean difference (t or sign-flip test) | noncentral t (exact for normal differences; sign flips have the same power in the limit) |
+| `binary_plan` | McNemar's exact test on success | exact: Binomial(n, discordance) pairs differ, of each the test's own power |
+| `mean_plan` | a mean difference (t or sign-flip test) | noncentral t; sign flips have the same power in the limit |
 | `sequential_plan` | `SequentialTest` | simulated: its `n_max` for the power, and the pairs that it needs on average |
 
 Success of two conditions on the same seed is usually positively correlated, which makes fewer pairs differ and so needs fewer episodes:

@@ -1,10 +1,13 @@
 """Control and competence in one number, and how stable a change is.
 
-* `harmonic`: S = 2 c q / (c + q), 0 if either is 0: control c (the requested behaviour held) times competence q (the task was done). CLaS-Bench
-  (arXiv 2601.08331). Its official code averages first; averaging afterwards is stricter, since a method that has perfect control in one half
+* `harmonic`: S = 2 c q / (c + q), 0 if either is 0: control c (the requested behaviour held) times competence q (the task was done).
+  CLaS-Bench
+  (arXiv 2601.08331). Its official code averages first; averaging afterwards is stricter, since a method that has perfect control in
+  one half
   of the items and perfect competence in the other half gets 50 by the first and 0 by the second. Both are given.
 * `stability`: within-run differences, treated minus untreated on the same seed in the same run, so that noise between runs cancels
-  (Personality as a Probe, arXiv 2509.04794); Stab = mean / (sd + eps), and the share of seeds that moved the mean's way. The paper's stability is
+  (Personality as a Probe, arXiv 2509.04794); Stab = mean / (sd + eps), and the share of seeds that moved the mean's way. The paper's
+  stability is
   in words; the formula is our reading.
 """
 

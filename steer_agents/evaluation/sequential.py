@@ -5,7 +5,8 @@
     print(found)
 
 The test bets against "no difference" (see `betting`). It is decided for the side that leads once the capital reaches 1 / alpha;
-looking after every batch costs nothing. It gives up where neither account holds `Design.futility` any more, or after `n_max` pairs. Giving up
+looking after every batch costs nothing. It gives up where neither account holds `Design.futility` any more, or after `n_max` pairs.
+Giving up
 never rejects anything, so it does not touch the error rate; "gave up" is not "equal".
 
 Pairs that errored are left out and counted, as `compare` does.
