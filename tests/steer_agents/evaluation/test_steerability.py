@@ -46,7 +46,7 @@ def test_by_hand() -> None:
     assert math.isnan(found.miscalibration[3])
     assert math.isnan(found.orthogonality[3])
     assert found.movement[3] == pytest.approx(0.1)
-    assert list(found.table().columns)[0] == "error"
+    assert found.table()["error"].tolist() == found.error.tolist()
 
 
 def test_planted_gain_and_leakage_are_measured_as_planted() -> None:
@@ -77,7 +77,7 @@ def test_requests_keep_to_their_goals_and_their_size() -> None:
 
 def test_coarse_requests_forgive_within_a_bin() -> None:
     z0 = np.full((3, 1), 0.3)
-    found = coarse(z0, z0 + [[0.15], [0.15], [0.0]], z0 + [[0.12], [0.4], [0.05]])
+    found = coarse(z0, z0 + np.array([[0.15], [0.15], [0.0]]), z0 + np.array([[0.12], [0.4], [0.05]]))
     assert found.error == pytest.approx([0.0, 0.2, 0.0])
     assert math.isnan(found.miscalibration[2])
 
