@@ -78,7 +78,7 @@ def test_flipping_within_strata_is_exact() -> None:
 def test_compare_by_task_gives_the_pooled_and_every_task(kind: str) -> None:
     rng = np.random.default_rng(3)
     task = ["lift"] * 10 + ["push"] * 30
-    gain = np.where(np.array(task) == "lift", 0.6, 0.0)
+    gain = np.where(np.array(task) == "lift", 0.95, 0.0)
     if kind == "binary":
         y = (rng.random(40) < 0.3).astype(float)
         x = np.maximum(y, rng.random(40) < gain).astype(float)
