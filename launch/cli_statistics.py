@@ -87,7 +87,8 @@ def of_pilot(pilot: Path, measure: str, gap: float | None) -> tuple[Any, float |
         raise BadInput(
             f"power: {pilot} has to hold two conditions, it holds {len(names)}: {', '.join(map(str, names)) or 'none'}."
         )
-    found = pairs(*(table[table["condition"] == name] for name in names), measure)
+    first, second = (table[table["condition"] == name] for name in names)
+    found = pairs(first, second, measure)
     d = found.x - found.y
     if set(map(float, (*found.x, *found.y))) <= {0.0, 1.0}:
         return Discordance(float((d > 0).mean()), float((d < 0).mean())), None, None
