@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from launch import cli_dose, cli_recipe, cli_robot
+from launch import cli_dose, cli_recipe, cli_robot, cli_statistics
 from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
@@ -299,13 +299,28 @@ def _bar(first: str, then: str, episodes: int) -> Iterator[Callable[[Any], None]
 
 @app.command(name="compare")
 def compare_(
-    a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /, measure: str = "return", json: bool = False
+    a: tyro.conf.Positional[Path],
+    b: tyro.conf.Positional[Path],
+    /,
+    measure: str = "return",
+    by: str | None = None,
+    weights: str = "size",
+    json: bool = False,
 ) -> None:
-    """Compare two run folders, paired by seed."""
+    """Compare two run folders, paired by seed.
+
+    Args:
+        a: run folder.
+        b: run folder on the same seeds.
+        measure: column to compare.
+        by: column that names strata, e.g. task: pooled over them, and one line for each.
+        weights: of the strata: size or equal.
+        json: print for programs.
+    """
     from steer_agents.evaluation.compare import compare
     from steer_agents.loop import Rollout
 
-    result = compare(Rollout.load(a), Rollout.load(b), measure, names=(str(a), str(b)))
+    result = compare(Rollout.load(a), Rollout.load(b), measure, names=(str(a), str(b)), by=by, weights=weights)
     print(dumps(result.to_dict()) if json else str(result))
 
 
@@ -578,9 +593,9 @@ def libero_table(
     print_rows(module.table(out), "LIBERO, success [%]", json)
 
 
-assert cli_dose.__name__  # importing it adds the command
 GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
 """Words that have commands of their own."""
+assert all((cli_dose, cli_statistics))  # importing them adds their commands
 
 
 def main() -> None:

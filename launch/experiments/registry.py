@@ -80,6 +80,14 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.vls_language",
         "the same wall with a reward that an endpoint wrote from the instruction (recorded replies)",
     ),
+    "steerability": Entry(
+        "launch.experiments.steerability",
+        "a VLA asked for speed, height or both: how much of it happens, and what else moves (directions, adverbs, random)",
+    ),
+    "sequential-power": Entry(
+        "launch.experiments.sequential_power",
+        "what an anytime-valid test saves over a fixed number of episodes, and its error rate",
+    ),
     "libero-speed": Entry(
         "launch.experiments.libero_speed",
         "LIBERO: slower and faster along one direction of a flow policy (needs hf-libero)",

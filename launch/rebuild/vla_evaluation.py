@@ -41,14 +41,16 @@ class EvaluationSettings:
 @dataclass
 class Note:
     """What is noted in one episode, step by step: the tcp's speed [m/s], height and way sideways [m], whether it carries, clearance [m],
-    and the entropy of the distribution that tokens are drawn from [bits]."""
+    jerk [m/s^3], the entropy of the distribution that tokens are drawn from [bits], and the whole way of the tcp [m]."""
 
     speed: list[float] = field(default_factory=list)
     height: list[float] = field(default_factory=list)
     held: list[bool] = field(default_factory=list)
     way: list[float] = field(default_factory=list)
     clearance: list[float] = field(default_factory=list)
+    jerk: list[float] = field(default_factory=list)
     draw_entropy: list[float] = field(default_factory=list)
+    path_length: float = 0.0
     success: bool = False
     touched: bool = False
 
@@ -68,6 +70,8 @@ class Note:
             "height": float(height @ way / total) if carried else None,
             "transit_speed": float(speed[transit].mean()) if carried and transit.any() else None,
             "approach_speed": float(speed[before].mean()) if before.any() else None,
+            "jerk": float(np.mean(self.jerk)),
+            "path_length": self.path_length,
             "least_clearance": min(self.clearance),
             "touched": self.touched,
             "draw_entropy_bits": float(np.mean(self.draw_entropy)),
@@ -121,7 +125,8 @@ def evaluate(
     Returns:
         per episode: success, steps, speed (mean of the tcp's [m/s]), height (mean of the tcp's while it carries, weighted by the way it
         makes sideways [m]), transit_speed (mean of the tcp's from a tenth to nine tenths of that way [m/s]), approach_speed (mean before it
-        first holds something [m/s]), None where nothing was carried or nothing was approached; least_clearance (to the nearest
+        first holds something [m/s]), None where nothing was carried or nothing was approached; jerk (mean
+        [m/s^3]), path_length [m], least_clearance (to the nearest
         obstacle [m], infinite without one), touched (an obstacle), draw_entropy_bits (mean entropy of an action token as it
         is drawn, 0 where the likeliest is taken; NaN of policies that do not tell it).
     """
@@ -175,6 +180,8 @@ def evaluate(
                 notes[i].way.append(float(np.linalg.norm(observation["agent_pos"][:2] - position[i][:2])))
                 notes[i].speed.append(info["speed"])
                 notes[i].clearance.append(info["clearance"])
+                notes[i].jerk.append(info["jerk"])
+                notes[i].path_length = float(info["path_length"])
                 infos[i] = info
                 position[i] = observation["agent_pos"]
                 notes[i].success, notes[i].touched = bool(success), bool(info["touched"])

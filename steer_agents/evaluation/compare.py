@@ -15,7 +15,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,17 +30,12 @@ from steer_agents.evaluation.intervals import (
     newcombe_interval,
     proportion_interval,
 )
+from steer_agents.evaluation.pairing import HasEpisodes, pairs
+from steer_agents.evaluation.stratified import mover_interval, shares, strata_of, stratified_mean_interval
 from steer_agents.runs import jsonable
 
 EXACT_PAIRS = 13
 """Up to this many pairs that differ, the sign-flip test walks all 2^n sign patterns."""
-
-
-class HasEpisodes(Protocol):
-    """A `Rollout`, as far as comparing needs it."""
-
-    @property
-    def episodes(self) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,8 @@ class Comparison:
         side_a, side_b: mean of each side over the same pairs, with its own interval.
         table: binary only: pairs in which both, only a, only b, neither succeeded.
         method: how the interval was made.
+        stratum: name of the stratum, "" for all pairs.
+        strata: one comparison a stratum, where strata were asked for.
     """
 
     measure: str
@@ -82,6 +79,8 @@ class Comparison:
     side_b: Interval
     table: tuple[int, int, int, int] | None
     method: str
+    stratum: str = ""
+    strata: tuple[Comparison, ...] = ()
 
     @property
     def shown(self) -> bool:
@@ -115,6 +114,10 @@ class Comparison:
             f"  {self.a}: {self.side_a}   {self.b}: {self.side_b}\n"
             f"  difference {self.value:+.4g}, {interval}, p = {self.p_value:.2g}, "
             f"{size} = {self.effect_size:.3g}, {self.n} pairs{without}"
+            + "".join(
+                f"\n  {one.stratum}: {one.value:+.4g}, {one.low:+.4g} to {one.high:+.4g}, {one.n} pairs"
+                for one in self.strata
+            )
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +135,8 @@ def compare(
     kind: str | None = None,
     missing: str = "raise",
     names: tuple[str, str] | None = None,
+    by: str | None = None,
+    weights: str = "size",
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Comparison:
@@ -146,6 +151,8 @@ def compare(
         missing: "raise" refuses missing values on episodes that did not error; "exclude" leaves those pairs out and
             counts them.
         names: of the two conditions; None takes them from the `condition` columns.
+        by: column of `a` that names strata, e.g. "task": pooled over them, with one comparison a stratum in `strata`.
+        weights: of strata: "size" or "equal", see `stratified`.
         seed: of the bootstrap and the permutations.
         resamples: of both.
     Raises:
@@ -155,33 +162,38 @@ def compare(
     _check_word("pair", pair, ("exact", "intersection"))
     _check_word("missing", missing, ("raise", "exclude"))
     _check_word("kind", kind, (None, "binary", "continuous"))
-    tables = [_by_seed(side, measure, label) for side, label in ((a, "a"), (b, "b"))]
-    names = _names(tables) if names is None else names
-    seeds = _paired_seeds(tables[0].index, tables[1].index, pair)
-    left, right = tables[0].loc[seeds], tables[1].loc[seeds]
-    errored = (left["errored"] | right["errored"]).to_numpy(dtype=bool)
-    x = pd.to_numeric(left[measure]).to_numpy(dtype=np.float64)
-    y = pd.to_numeric(right[measure]).to_numpy(dtype=np.float64)
-    absent = ~errored & ~(np.isfinite(x) & np.isfinite(y))
-    if absent.any() and missing == "raise":
-        raise BadInput(
-            f"measure {measure!r} is missing in {int(absent.sum())} of {len(seeds)} pairs, seeds "
-            f"{_few(np.asarray(seeds)[absent])}. Columns with values: {_filled(left)}. "
-            "Choose one of them, or pass missing='exclude' to leave those pairs out (they are counted)."
-        )
-    keep = ~errored & ~absent
-    if not keep.any():
-        raise BadInput(
-            f"measure {measure!r}: no pair is left of {len(seeds)} ({int(errored.sum())} errored, "
-            f"{int(absent.sum())} without the measure); see the 'error' column of the episode tables."
-        )
-    x, y = x[keep], y[keep]
-    is_binary = bool(np.isin(np.concatenate([x, y]), (0.0, 1.0)).all())
+    found = pairs(a, b, measure, pair, missing)
+    is_binary = bool(np.isin(np.concatenate([found.x, found.y]), (0.0, 1.0)).all())
     if kind == "binary" and not is_binary:
         raise BadInput(f"measure {measure!r} has values other than 0 and 1; pass kind='continuous' or leave kind out.")
-    kind = kind or ("binary" if is_binary else "continuous")
+    about: dict[str, Any] = {
+        "measure": measure,
+        "a": (names or found.names)[0],
+        "b": (names or found.names)[1],
+        "kind": kind or ("binary" if is_binary else "continuous"),
+        "confidence": confidence,
+    }
+    whole = _compared(found.x, found.y, about, seed, resamples)
+    left_out: dict[str, Any] = {"n_errored": found.n_errored, "n_missing": found.n_missing}
+    if by is None:
+        return dataclasses.replace(whole, **left_out)
+    groups = _strata(a, by, found.seeds)
+    parts = tuple(
+        dataclasses.replace(
+            _compared(found.x[groups == name], found.y[groups == name], about, seed, resamples), stratum=name
+        )
+        for name in strata_of(groups, weights)
+    )
+    return dataclasses.replace(
+        whole, **left_out, **_pooled(parts, found.x, found.y, groups, weights, seed, resamples), strata=parts
+    )
+
+
+def _compared(x: np.ndarray, y: np.ndarray, about: Mapping[str, Any], seed: int, resamples: int) -> Comparison:
+    """The comparison of finite pairs, one stratum."""
+    confidence = about["confidence"]
     table: tuple[int, int, int, int] | None = None
-    if kind == "binary":
+    if about["kind"] == "binary":
         table = (
             int((x * y).sum()),
             int((x * (1 - y)).sum()),
@@ -201,17 +213,13 @@ def compare(
         effect = cohens_dz(difference)
         p_value = sign_flip_p(difference, seed, resamples)
     return Comparison(
-        measure=measure,
-        a=names[0],
-        b=names[1],
-        kind=kind,
+        **about,
         value=interval.value,
         low=interval.low,
         high=interval.high,
-        confidence=confidence,
         n=len(x),
-        n_errored=int(errored.sum()),
-        n_missing=int(absent.sum()),
+        n_errored=0,
+        n_missing=0,
         effect_size=effect,
         p_value=p_value,
         side_a=side_a,
@@ -219,6 +227,42 @@ def compare(
         table=table,
         method=interval.method,
     )
+
+
+def _pooled(
+    parts: tuple[Comparison, ...],
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    weights: str,
+    seed: int,
+    resamples: int,
+) -> dict[str, Any]:
+    """What the strata make of the pooled numbers, see `stratified`."""
+    share, difference = list(strata_of(groups, weights).values()), _without_rounding(x, y)
+    if parts[0].kind == "binary":
+        own = [Interval(one.value, one.low, one.high, one.confidence, one.n, one.method) for one in parts]
+        joined = [
+            mover_interval(side, share) for side in (own, [one.side_a for one in parts], [one.side_b for one in parts])
+        ]
+    else:
+        joined = [
+            stratified_mean_interval(values, groups, weights, parts[0].confidence, seed, resamples)
+            for values in (difference, x, y)
+        ]
+    interval, side_a, side_b = joined
+    found = {"value": interval.value, "low": interval.low, "high": interval.high, "method": interval.method}
+    found |= {"side_a": side_a, "side_b": side_b}
+    if weights == "equal":  # by size, the tests are those of all pairs together
+        found["p_value"] = sign_flip_p(shares(groups, weights) * difference, seed, resamples)
+    return found
+
+
+def _strata(side: HasEpisodes | pd.DataFrame, by: str, seeds: list[int]) -> np.ndarray:
+    table = side if isinstance(side, pd.DataFrame) else side.episodes
+    if by not in table:
+        raise BadInput(f"by: the episode table has no column {by!r}{nearest(by, table.columns)}")
+    return table.set_index("seed").loc[seeds, by].astype(str).to_numpy()
 
 
 def mcnemar_p(only_a: int, only_b: int) -> float:
@@ -280,51 +324,3 @@ def _without_rounding(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _check_word(name: str, word: str | None, allowed: tuple[str | None, ...]) -> None:
     if word not in allowed:
         raise BadInput(f"{name}: got {word!r}{nearest(word, allowed)}")
-
-
-def _by_seed(side: HasEpisodes | pd.DataFrame, measure: str, label: str) -> pd.DataFrame:
-    """The episode table of one side, indexed by seed."""
-    table = side if isinstance(side, pd.DataFrame) else side.episodes
-    for column in ("seed", measure):
-        if column not in table:
-            raise BadInput(f"{label}: the episode table has no column {column!r}{nearest(column, table.columns)}")
-    if "errored" not in table:
-        table = table.assign(errored=False)
-    repeated = table["seed"][table["seed"].duplicated()]
-    if len(repeated):
-        raise BadInput(
-            f"{label}: seeds occur twice, e.g. {_few(repeated)}; keep one condition per table, "
-            "e.g. table[table['condition'] == 'steered']."
-        )
-    return table.set_index("seed")
-
-
-def _paired_seeds(left: pd.Index, right: pd.Index, pair: str) -> list[int]:
-    """The seeds that pair up, in the order of the first side."""
-    only_left, only_right = left.difference(right), right.difference(left)
-    if pair == "exact" and len(only_left) + len(only_right):
-        raise BadInput(
-            f"the two sides do not have the same seeds: {len(only_left)} only in a ({_few(only_left)}), "
-            f"{len(only_right)} only in b ({_few(only_right)}). Run both with the same seed and number of episodes, "
-            "or pass pair='intersection' to use the seeds that both have."
-        )
-    return [int(value) for value in left if value in right]
-
-
-def _names(tables: list[pd.DataFrame]) -> tuple[str, str]:
-    """Names of the conditions, from the tables where they say one each and differ."""
-    found: list[Mapping[str, None]] = [
-        dict.fromkeys(str(name) for name in table["condition"]) if "condition" in table else {} for table in tables
-    ]
-    names = [next(iter(one)) if len(one) == 1 else "" for one in found]
-    return (names[0], names[1]) if all(names) and names[0] != names[1] else ("a", "b")
-
-
-def _filled(table: pd.DataFrame) -> str:
-    numeric = table.select_dtypes(include=["number", "bool"]).dropna(axis=1, how="all").columns
-    return ", ".join(str(name) for name in numeric if name not in ("errored", "episode")) or "(none)"
-
-
-def _few(values: Any, limit: int = 5) -> str:
-    shown = [str(value) for value in list(values)[:limit]]
-    return ", ".join(shown) + (", ..." if len(values) > limit else "") if shown else "none"
