@@ -253,6 +253,10 @@ class Attached:
         if self._attendants is not None:
             self._policy.attend(*self._attendants)
             self._attendants = None
+            for held in (part for part in self.steerer.parts if isinstance(part, HeldPart)):
+                for part in held.parts:
+                    if isinstance(part, SamplingPart):
+                        part.turned(self._policy, None)  # type: ignore[attr-defined]
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -213,11 +213,11 @@ def _outcome(s: Settings, found: dict[str, Lever], tables: dict[str, pd.DataFram
         episodes=pd.concat(tables.values(), ignore_index=True),
         conditions=table,
         figures=[
-            Figure("entropy", achieved_plot(table, "entropy of decisions [bits]"), "Entropy achieved over entropy asked for; the line is equality.",
-                   "Scatter plot of achieved over asked entropies, closed and open loop.")
+            Figure("entropy", achieved_plot(table, "entropy of decisions [bits]"), "Entropy achieved over asked; the line is equality.",
+                   "Scatter plot of achieved over asked entropies.")
         ],
         notes=[
-            "The entropy of an episode is the mean over its 25 decisions; of a single episode it is off by more than the mean over episodes is.",
+            "The entropy of an episode is the mean over its decisions; a single episode is off by more than the mean over episodes.",
             "Dose curves, slopes and starts come from validation histories (fixed prompts), never from test episodes.",
             "How useful an entropy is for the bandit is not asked here; `east-lockin` does.",
         ],

@@ -162,15 +162,11 @@ def speed_of(table: pd.DataFrame) -> float:
 
 
 def usable(doses: Sequence[float], tables: Sequence[pd.DataFrame], margin: float) -> Curve:
-    """The stretch of doses around 0 that keeps success within `margin` of that at 0."""
+    """All doses between the strongest on either side of 0 that keep success within `margin` of that at 0."""
     at = list(doses).index(0.0)
     base = float(tables[at]["success"].mean())
-    keeps = [float(table["success"].mean()) >= base - margin for table in tables]
-    low, high = at, at
-    while low > 0 and keeps[low - 1]:
-        low -= 1
-    while high < len(doses) - 1 and keeps[high + 1]:
-        high += 1
+    able = [i for i, table in enumerate(tables) if float(table["success"].mean()) >= base - margin]
+    low, high = min(able), max(able)
     chosen = range(low, high + 1)
     return Curve(tuple(doses[i] for i in chosen), tuple(speed_of(tables[i]) for i in chosen))
 
