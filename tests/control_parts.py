@@ -15,6 +15,7 @@ from policies.site_maps import site_map_for
 from steer_agents.direction import Direction
 from steer_agents.interventions import Add
 from steer_agents.sites import Site
+from steer_agents.strength import Strength
 
 PUSHED = 0.2
 """Speed that one unit of strength adds, at gain 1 [m/s]."""
@@ -59,8 +60,8 @@ class Drive(Policy):
 def push(strength: float = 0.0, sign: float = 1.0) -> Add:
     """Push into the first unit, one unit of strength being one unit."""
     site = Site("block_output", layer=0)
-    direction = Direction.from_raw({"policy.block_output.0": torch.tensor([[sign, 0.0]])}, site)
-    return Add(direction, strength=strength)
+    direction = Direction.from_raw({"policy.0.block_output": torch.tensor([[sign, 0.0]])}, site)
+    return Add(direction, strength=Strength(strength, "absolute"))
 
 
 class Plant(gym.Env):
