@@ -56,8 +56,8 @@ class Settings(EastSettings):
     validation_runs: int = 10
     alphas: tuple[float, ...] = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
     temperatures: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-    by_east: tuple[float, ...] = (0.4, 0.7, 1.0)
-    by_temperature: tuple[float, ...] = (0.5, 1.0, 1.5)
+    by_east: tuple[float, ...] = (0.6, 0.9, 1.2)
+    by_temperature: tuple[float, ...] = (0.8, 1.2, 1.6)
     episodes: int = 16
     test_seed: int = 7005
 
@@ -74,8 +74,8 @@ def settings(quick: bool) -> Settings:
         steps=8,
         alphas=(-0.2, 0.0, 0.2),
         temperatures=(0.5, 1.0, 2.0, 4.0),
-        by_east=(0.7,),
-        by_temperature=(1.0,),
+        by_east=(0.9,),
+        by_temperature=(1.2,),
         episodes=4,
     )
 

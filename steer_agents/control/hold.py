@@ -187,19 +187,12 @@ class Holding:
         if measured is None:
             return
         self._measured = measured
+        self._note_harm(infos, active)
         value = self._hold.target.value
-        self.loop = pi.step(
-            self.loop, value - measured, value - self._quantity.recent(), self._gains, self._hold.bounds, active
-        )
-        self._given = self.loop.strength
-        if self._harm is not None:
-            harm, limit = self._harm.read(infos, active), self._hold.harm
-            assert limit is not None
-            assert harm is not None
-            passed = active & (harm > limit.above) & (self._since < 0)
-            self._since = np.where(passed, 0, np.where(self._since >= 0, self._since + 1, -1))
-            left = np.where(self._since < 0, 1.0, np.maximum(0.0, 1.0 - (self._since + 1) / limit.ramp))
-            self._given = self._hold.off + (self._given - self._hold.off) * left
+        error, recent = value - measured, value - self._quantity.recent()
+        self.loop = pi.step(self.loop, error, recent, self._gains, self._hold.bounds, active & ~self.withdrawn)
+        off = self._hold.off
+        self._given = off + (self.loop.strength - off) * self._left()
         self._turn()
 
     def after(self, policy: Policy, decision: Decision, active: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -215,6 +208,22 @@ class Holding:
             f"{name}_saturated": self.loop.saturated,
             f"{name}_withdrawn": self.withdrawn,
         }
+
+    def _note_harm(self, infos: Sequence[Mapping[str, Any]] | None, active: np.ndarray) -> None:
+        """Whose steering is withdrawn, and for how many environment steps."""
+        if self._harm is None:
+            return
+        harm, limit = self._harm.read(infos, active), self._hold.harm
+        assert limit is not None
+        assert harm is not None
+        passed = active & (harm > limit.above) & ~self.withdrawn
+        self._since = np.where(passed, 0, np.where(self.withdrawn, self._since + 1, -1))
+
+    def _left(self) -> np.ndarray:
+        """(B,) share of the steering that is left, 1 unless it is withdrawn."""
+        ramp = 1 if self._hold.harm is None else self._hold.harm.ramp
+        share: np.ndarray = np.where(self.withdrawn, np.maximum(0.0, 1.0 - (self._since + 1) / ramp), 1.0)
+        return share
 
     def _turn(self) -> None:
         if len(self._turns) == 1:

@@ -11,7 +11,7 @@ import torch
 from control_parts import PUSHED, Drive, Plant, push
 from noise_parts import TwoWays
 
-from policies.errors import BadInput, MissingEntrance
+from policies.errors import BadInput
 from steer_agents.control.harm import HarmLimit
 from steer_agents.control.hold import Hold
 from steer_agents.control.pi import Gains, Limits
@@ -207,7 +207,7 @@ def test_what_cannot_be_held_is_refused_by_name() -> None:
     twice = Steerer(*[Hold(push(), "speed=0.5", LIMITS, slope=PUSHED)] * 2)
     with pytest.raises(BadInput, match="are there twice"):
         rollout(Plant, policy, twice, episodes=1, seed=0, progress=False)
-    with pytest.raises(MissingEntrance):
+    with pytest.raises(BadInput, match="no modules to steer"):
         steer(TwoWays(), Hold(push(), "speed=0.5", LIMITS, slope=1.0))
     with pytest.raises(BadInput, match="attach it to a policy that acts"):
         steer(policy.module, Hold(push(), "speed=0.5", LIMITS, slope=1.0))
