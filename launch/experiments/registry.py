@@ -35,6 +35,10 @@ EXPERIMENTS: dict[str, Entry] = {
     "setpoint-speed": Entry(
         "launch.experiments.setpoint_speed", "speeds asked for in m/s: held by feedback, and solved from a dose curve"
     ),
+    "setpoint-harm": Entry(
+        "launch.experiments.setpoint_harm",
+        "the strongest push whose share of spoilt episodes is bounded, checked on held-out ones",
+    ),
     "setpoint-entropy": Entry(
         "launch.experiments.setpoint_entropy",
         "entropies asked for in bits, held by EAST or the temperature in a bandit",

@@ -175,8 +175,10 @@ class Holding:
         if self._harm is not None:
             self._harm.begin(n_rows)
         self.loop = Loop.at(self._hold.beginning, n_rows)
-        self._since = np.full(n_rows, -1)  # environment steps since steering was withdrawn; -1 while it was not
-        self._measured = np.full(n_rows, math.nan)
+        self._since: np.ndarray = np.full(
+            n_rows, -1
+        )  # environment steps since steering was withdrawn; -1 while it was not
+        self._measured: np.ndarray = np.full(n_rows, math.nan)
         self._given = self.loop.strength
         self._turn()
 
