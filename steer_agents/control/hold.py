@@ -217,7 +217,8 @@ class Holding:
             return
         harm, limit = self._harm.read(infos, active), self._hold.harm
         assert limit is not None
-        assert harm is not None
+        if harm is None:
+            return
         passed = active & (harm > limit.above) & ~self.withdrawn
         self._since = np.where(passed, 0, np.where(self.withdrawn, self._since + 1, -1))
 
