@@ -10,6 +10,7 @@ The entropy of an episode is the mean over its decisions of the entropy that the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from steer_agents.evaluation.report import Bar
 from steer_agents.finding.controls import random_like
 from steer_agents.interventions import Add
 from steer_agents.loop import rollout
+from steer_agents.runs import write_json
 from steer_agents.setpoints import SetPoint
 from steer_agents.steerer import Part, Steerer
 
@@ -102,8 +104,9 @@ class Lever:
         return Temperature(strength) if self.direction is None else Add(self.direction, strength=strength)
 
     def solve(self, entropy: float) -> float:
-        """The open loop's strength."""
-        return tuning.solve(self.strengths, self.values, entropy)
+        """The open loop's strength; the nearest end of the curve for what it does not cover."""
+        covered = tuning.monotone(self.strengths, self.values)
+        return tuning.solve(self.strengths, self.values, float(np.clip(entropy, covered.min(), covered.max())))
 
     def hold(self, entropy: float) -> Hold:
         """The closed loop; what the dose curve gives is where it starts."""
@@ -124,13 +127,18 @@ def levers(bench: Bench, s: Settings, folder: Path, say: Say) -> dict[str, Lever
         bench.direction(bench.train()).save(place)
     direction = Direction.load(place).at(s.layer)
     say.stage(f"dose curves on {s.validation_runs} validation histories")
-    histories = bench.spread("validation", s.validation_runs)
-    base = bench.under(None, histories)
-    east = [
-        float(bench.under(Steerer(Add(direction, strength=alpha)), histories).measures["entropy_bits"].mean())
-        for alpha in s.alphas
-    ]
-    warm = [entropy_at(base.measures["logits"], one) for one in s.temperatures]
+    curves = folder / f"dose-{settings_key(s)}.json"
+    if not curves.exists():
+        histories = bench.spread("validation", s.validation_runs)
+        logits = bench.under(None, histories).measures["logits"]
+        found = [
+            bench.under(Steerer(Add(direction, strength=alpha)), histories).measures["entropy_bits"]
+            for alpha in s.alphas
+        ]
+        warm = [entropy_at(logits, one) for one in s.temperatures]
+        write_json(curves, {"EAST": [float(one.mean()) for one in found], "temperature": warm})
+    told = json.loads(curves.read_text())
+    east, warm = told["EAST"], told["temperature"]
     say.note(f"EAST {dict(zip(s.alphas, np.round(east, 2).tolist(), strict=True))}")
     say.note(f"temperature {dict(zip(s.temperatures, np.round(warm, 2).tolist(), strict=True))}")
     return {

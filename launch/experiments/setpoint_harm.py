@@ -67,7 +67,7 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     (place,) = resolve(steerable(trials.policy), site)
     width = int(trials.policy.config.hidden[s.layer])  # type: ignore[attr-defined]
     calibration, test = (range(start, start + count) for start, count in ((CALIBRATION, s.calibration), (TEST, s.test)))
-    say.plan([s.calibration, *[s.calibration * len(s.caps), 2 * s.test] * s.directions, s.test])
+    say.plan([s.calibration + s.test, *[s.calibration * len(s.caps), 2 * s.test] * s.directions])
     say.stage("unsteered episodes")
     base, unsteered = trials.run((), calibration, "calibration"), trials.run((), test, "unsteered")
     tables, rows = [unsteered], []

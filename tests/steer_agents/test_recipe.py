@@ -286,7 +286,7 @@ parts:
 def test_a_set_point_with_hold_is_held_in_closed_loop(folder: Path) -> None:
     from steer_agents.control.hold import Hold
 
-    found = parse(HELD, "held.yaml", folder)
+    found = parse(HELD, folder)
     part = found.part("pace").part
     assert isinstance(part, Hold)
     assert (str(part.target), part.name, part.beginning) == ("ee_speed=0.25", "pace", -0.5)
@@ -309,5 +309,5 @@ def test_a_set_point_with_hold_is_held_in_closed_loop(folder: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_a_hold_is_told_with_its_line(folder: Path, old: str, new: str, message: str) -> None:
-    with pytest.raises(BadInput, match=rf"held.yaml.*{message}"):
-        parse(HELD.replace(old, new), "held.yaml", folder)
+    with pytest.raises(BadInput, match=rf"line \d+: .*{message}"):
+        parse(HELD.replace(old, new), folder)
