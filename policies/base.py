@@ -210,6 +210,10 @@ class Attendant(Protocol):
         """After it acted; returns further measures of the decision, name -> (B,)."""
         ...
 
+    def leave(self, policy: Policy) -> None:
+        """It goes along no longer."""
+        ...
+
 
 class Policy(ABC):
     """A policy acting in B episodes at once.
@@ -252,6 +256,9 @@ class Policy(ABC):
     def attend(self, *attendants: Attendant) -> tuple[Attendant, ...]:
         """Take these along from now on, instead of those so far, which are returned; newcomers begin at once if episodes run."""
         before, self._attendants = self._attendants, attendants
+        for attendant in before:
+            if not any(attendant is known for known in attendants):
+                attendant.leave(self)
         if self._batch_size is not None:
             for attendant in attendants:
                 if not any(attendant is known for known in before):

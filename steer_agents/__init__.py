@@ -35,6 +35,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.noise.parts": ("ConstantNoise", "BestOfN"),
     "steer_agents.noise.mix": ("NoiseMix",),
     "steer_agents.control.hold": ("Hold",),
+    "steer_agents.control.observe": ("Observe",),
     "steer_agents.control.harm": ("HarmLimit", "cap_of"),
     "steer_agents.control.pi": ("Gains", "Limits"),
     "steer_agents.setpoints": ("SetPoint",),

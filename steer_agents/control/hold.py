@@ -211,6 +211,9 @@ class Holding:
             f"{name}_withdrawn": self.withdrawn,
         }
 
+    def leave(self, policy: Policy) -> None:
+        """Nothing is left behind: whoever attached the parts puts their strengths back."""
+
     def _note_harm(self, infos: Sequence[Mapping[str, Any]] | None, active: np.ndarray) -> None:
         """Whose steering is withdrawn, and for how many environment steps."""
         if self._harm is None:

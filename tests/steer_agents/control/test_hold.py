@@ -10,15 +10,19 @@ import pytest
 import torch
 from control_parts import PUSHED, Drive, Plant, push
 from noise_parts import TwoWays
+from steering_parts import n_hooks
 
 from policies.errors import BadInput
 from steer_agents.control.harm import HarmLimit
 from steer_agents.control.hold import Hold
+from steer_agents.control.observe import Observe
 from steer_agents.control.pi import Gains, Limits
 from steer_agents.decisions import Temperature
+from steer_agents.direction import Direction
 from steer_agents.loop import Rollout, rollout
 from steer_agents.noise.mix import NoiseMix, mixed
 from steer_agents.noise.parts import ConstantNoise
+from steer_agents.sites import Site
 from steer_agents.steerer import Steerer, steer
 
 LIMITS = (-5.0, 5.0)
@@ -187,6 +191,26 @@ def _decision(action: int) -> Any:
     from policies.base import Decision
 
     return Decision(np.array([action]))
+
+
+def test_a_linear_observer_on_an_activation_is_held_and_listens_no_longer_afterwards() -> None:
+    policy = Drive(4)
+    site = Site("block_output", layer=1)
+    probe = Direction.from_raw({"policy.1.block_output": torch.tensor([1.0, 0.0])}, site)
+    believed = Observe(
+        probe, "believed", scale=PUSHED, offset=0.3 - 10 * PUSHED
+    )  # reads the speed that the network asks for
+    hold = Hold(push(), "believed=0.5", LIMITS, slope=PUSHED)
+    made = rollout(
+        partial(Plant, 0.5, steps=80), policy, Steerer(believed, hold), episodes=2, seed=0, num_envs=2, progress=False
+    )
+    assert last(made, "believed") == pytest.approx(0.5, abs=0.01)
+    assert last(made, "speed") == pytest.approx(0.25, abs=0.01), "the network does not know of the load"
+    assert n_hooks(policy.module) == 0
+    raw = {f"policy.{i}.block_output": torch.tensor([1.0, 0.0]) for i in (0, 1)}
+    both = Direction.from_raw(raw, Site("block_output", layer=(0, 1)))
+    with pytest.raises(BadInput, match="one vector at one location"):
+        run(policy, Observe(both, "believed"))
 
 
 def test_what_cannot_be_held_is_refused_by_name() -> None:
