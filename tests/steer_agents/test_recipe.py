@@ -294,8 +294,7 @@ def test_a_set_point_with_hold_is_held_in_closed_loop(folder: Path) -> None:
     assert part.harm is not None
     assert part.part.the_strength.unit == "sd"
     assert found.knobs() == {}
-    with found.steerer().attach(policies.load("flow-medium")):
-        pass
+    assert found.steerer().attach(policies.load("flow-medium")).strength("pace") == 0
 
 
 @pytest.mark.parametrize(
