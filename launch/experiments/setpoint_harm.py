@@ -75,9 +75,11 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         vector = torch.randn(width, generator=torch.Generator().manual_seed(number))
         direction = Direction.from_raw({place.key: vector}, site)
 
-        def push(strength: float, seeds: Sequence[int], direction: Direction = direction) -> pd.DataFrame:
+        def push(
+            strength: float, seeds: Sequence[int], direction: Direction = direction, number: int = number
+        ) -> pd.DataFrame:
             part = Add(direction, strength=Strength(strength * math.sqrt(width) / 4, "absolute"))
-            return trials.run((part,), seeds, f"random {place.key} at {strength:g}")
+            return trials.run((part,), seeds, f"random {number + 1} at {strength:g}")
 
         say.stage(f"direction {number + 1}: {len(s.caps)} caps on {s.calibration} calibration episodes")
         cap = cap_of(push, base, s.caps, s.alpha)
