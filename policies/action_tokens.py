@@ -46,7 +46,7 @@ class ActionTokenPolicy(ChunkPolicy):
             config.action_dim,
         )
         self.picture_size = config.camera_size
-        self.temperature = 0.0
+        self.temperature: temperature.Temperature = 0.0
         self.adverb, self.instruction = adverb.strip(), instruction
         for text in filter(None, (self.adverb, instruction)):
             self.understood(text)
@@ -77,12 +77,12 @@ class ActionTokenPolicy(ChunkPolicy):
             "config": {key: value for key, value in vars(self.config).items() if key != "words"},
             "adverb": self.adverb,
             "instruction": self.instruction,
-            "temperature": self.temperature,
+            "temperature": np.asarray(self.temperature).tolist(),
         }
 
     def set_decision(self, **settings: Any) -> dict[str, Any]:
-        """Change `temperature`: 0 takes the likeliest bin, above 0 draws. Returns the previous value."""
-        self.temperature, previous = temperature.changed(self.name, self.temperature, settings)
+        """Change `temperature`: 0 takes the likeliest bin, above 0 (also one per row) draws. Returns the previous value."""
+        self.temperature, previous = temperature.changed_by_row(self.name, self.temperature, settings)
         return previous
 
     def spoken(self, description: object) -> Any:
@@ -165,7 +165,7 @@ class ActionTokenPolicy(ChunkPolicy):
     def keep(self, rows: np.ndarray) -> None:
         """Go on with some rows of the batch only, in this order, and forget the others, e.g. those whose episode has ended.
 
-        Not while steering with strengths per row: those would keep their old length.
+        Not while steering with strengths per row, nor while anything goes along (`attend`): those would keep their old length.
         """
         assert self.context.env_step is not None
         self._heard, self._rngs = [self._heard[i] for i in rows], [self._rngs[i] for i in rows]
@@ -189,10 +189,11 @@ class ActionTokenPolicy(ChunkPolicy):
             logits = self._logits(self.inputs(observation, self._heard, previous)).float()
         self._entropy = entropy_bits(logits).mean((1, 2)).numpy()
         self._draw_entropy = np.zeros_like(self._entropy)
-        if self.temperature:
-            self._draw_entropy = entropy_bits(logits / self.temperature).mean((1, 2)).numpy()
+        if np.any(self.temperature):
+            divided = logits / torch.as_tensor(temperature.of_rows(self.temperature, 4)).float()
+            self._draw_entropy = entropy_bits(divided).mean((1, 2)).numpy()
             draws = np.stack([rng.gumbel(size=logits.shape[1:]) for rng in self._rngs])
-            bins = (logits / self.temperature + torch.from_numpy(draws)).argmax(-1)
+            bins = (divided + torch.from_numpy(draws)).argmax(-1)
         else:
             bins = logits.argmax(-1)
         return self._actions(bins)

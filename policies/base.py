@@ -13,8 +13,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -192,6 +192,29 @@ class Decision:
     measures: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+class Attendant(Protocol):
+    """Somebody who goes along with a policy step by step, e.g. a controller that holds a measured quantity.
+
+    Its `before` and `after` stand around every `act`, in the order in which attendants came.
+    """
+
+    def begin(self, policy: Policy, n_rows: int) -> None:
+        """Episodes start, or it joins them in their middle: forget the last ones."""
+        ...
+
+    def before(self, policy: Policy, active: np.ndarray) -> None:
+        """Before the policy acts; `policy.context` says observation, infos and env step. (B,) bool: rows still running."""
+        ...
+
+    def after(self, policy: Policy, decision: Decision, active: np.ndarray) -> Mapping[str, np.ndarray]:
+        """After it acted; returns further measures of the decision, name -> (B,)."""
+        ...
+
+    def leave(self, policy: Policy) -> None:
+        """It goes along no longer."""
+        ...
+
+
 class Policy(ABC):
     """A policy acting in B episodes at once.
 
@@ -205,6 +228,7 @@ class Policy(ABC):
     site_map: SiteMap | None = None
     picture_size: int | None = None
     """Edge of the square pictures that it sees [px]; None if it sees none, or takes any size."""
+    _attendants: tuple[Attendant, ...] = ()
     no_action_values: str = "it does not say how actions follow from a batch of its network."
     """Why there is no `action_values`, a sentence."""
 
@@ -226,6 +250,25 @@ class Policy(ABC):
         self._batch_size = len(seeds)
         self.context.env_step = np.zeros(len(seeds), dtype=np.int64)
         self._reset([int(seed) for seed in seeds], infos)
+        for attendant in self._attendants:
+            attendant.begin(self, len(seeds))
+
+    def attend(self, *attendants: Attendant) -> tuple[Attendant, ...]:
+        """Take these along from now on, instead of those so far, which are returned; newcomers begin at once if episodes run."""
+        before, self._attendants = self._attendants, attendants
+        for attendant in before:
+            if not any(attendant is known for known in attendants):
+                attendant.leave(self)
+        if self._batch_size is not None:
+            for attendant in attendants:
+                if not any(attendant is known for known in before):
+                    attendant.begin(self, self._batch_size)
+        return before
+
+    @property
+    def attendants(self) -> tuple[Attendant, ...]:
+        """Who goes along, see `attend`."""
+        return self._attendants
 
     def act(
         self,
@@ -251,6 +294,8 @@ class Policy(ABC):
         self.context.observation, self.context.infos = observation, infos
         self.context.act_calls += 1
         active = np.ones(self._batch_size, dtype=bool) if active is None else np.asarray(active, dtype=bool)
+        for attendant in self._attendants:
+            attendant.before(self, active)
         decision = self._act(observation, active)
         action = np.asarray(decision.action)
         if len(action) != self._batch_size:
@@ -262,6 +307,13 @@ class Policy(ABC):
                 f"{self.name}: non-finite action in batch rows {rows}: {action[rows].tolist()}. "
                 "Lower the steering strength, or check the policy's inputs for NaN."
             )
+        for attendant in self._attendants:
+            more = attendant.after(self, decision, active)
+            if clash := sorted(more.keys() & decision.measures.keys()):
+                raise BadInput(
+                    f"{self.name}: measures {clash} are there twice; give parts that hold something different names."
+                )
+            decision = replace(decision, measures={**decision.measures, **more})
         assert self.context.env_step is not None
         self.context.env_step = self.context.env_step + active
         return decision

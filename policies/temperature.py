@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from policies.errors import BadInput, nearest
+
+Temperature = float | np.ndarray
+"""One for all rows, or (B,) float64, one for each."""
 
 
 def checked(temperature: object, greedy: bool = True) -> float:
@@ -27,6 +32,11 @@ def checked(temperature: object, greedy: bool = True) -> float:
     )
 
 
+def of_rows(temperature: Temperature, n_axes: int) -> Temperature:
+    """The temperature, to divide an array by whose first of `n_axes` axes is the rows'."""
+    return temperature.reshape(-1, *[1] * (n_axes - 1)) if isinstance(temperature, np.ndarray) else temperature
+
+
 def changed(who: str, now: float, settings: Mapping[str, Any], greedy: bool = True) -> tuple[float, dict[str, Any]]:
     """What `Policy.set_decision` does where the temperature is all there is to set.
 
@@ -42,3 +52,17 @@ def changed(who: str, now: float, settings: Mapping[str, Any], greedy: bool = Tr
             raise BadInput(f"{who} has no decision setting {name!r}{nearest(name, ['temperature'])}")
     new = checked(settings["temperature"], greedy) if "temperature" in settings else now
     return new, dict.fromkeys(settings, now)
+
+
+def changed_by_row(
+    who: str, now: Temperature, settings: Mapping[str, Any], greedy: bool = True
+) -> tuple[Temperature, dict[str, Any]]:
+    """`changed`, for policies whose rows may each have their own temperature, (B,) and all above 0."""
+    given = settings.get("temperature")
+    if isinstance(given, np.ndarray) and given.ndim == 1:
+        for one in given.tolist():
+            checked(one, greedy=False)
+        changed(who, 1.0, dict.fromkeys(settings, 1.0), greedy)  # other settings are refused
+        return given.astype(np.float64), dict.fromkeys(settings, now)
+    new, before = changed(who, 1.0, settings, greedy)
+    return (new if settings else now), dict.fromkeys(before, now)

@@ -33,6 +33,12 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.neuron_sets": ("activation_quantile", "value_direction"),
     "steer_agents.decisions": ("Temperature",),
     "steer_agents.noise.parts": ("ConstantNoise", "BestOfN"),
+    "steer_agents.noise.mix": ("NoiseMix",),
+    "steer_agents.control.hold": ("Hold",),
+    "steer_agents.control.observe": ("Observe",),
+    "steer_agents.control.harm": ("HarmLimit", "cap_of"),
+    "steer_agents.control.pi": ("Gains", "Limits"),
+    "steer_agents.setpoints": ("SetPoint",),
     "steer_agents.noise.noise_policy": ("NoisePolicy",),
     "steer_agents.guidance.guidance": ("RewardGuidance",),
     "steer_agents.gates": (

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
+from policies.base import Policy
 from policies.errors import BadInput
 
 
@@ -18,6 +21,7 @@ class Temperature:
 
     value: float
     entrance: ClassVar[str] = "decision"
+    off: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.value < float("inf"):
@@ -26,6 +30,10 @@ class Temperature:
     def settings(self) -> dict[str, Any]:
         """What `Policy.set_decision` is called with."""
         return {"temperature": self.value}
+
+    def turned(self, policy: Policy, values: np.ndarray) -> None:
+        """Set the temperatures of a policy's rows, (B,), while this is attached: as its strength, for `Hold`."""
+        policy.set_decision(temperature=float(values[0]) if len(values) == 1 else values.copy())
 
     def describe(self) -> dict[str, Any]:
         """JSON-able form."""

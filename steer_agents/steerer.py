@@ -18,15 +18,16 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import nn
 
-from policies.base import Context, SiteMap
+from policies.base import Attendant, Context, Policy, SiteMap
 from policies.errors import BadInput, MissingEntrance, SiteNeverFired, WrongModel, nearest
 from policies.generative import SamplingPart
 from steer_agents.dosed import warn_outside
@@ -49,28 +50,50 @@ class DecisionPart(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
-Part = Intervention | DecisionPart | SamplingPart
+@runtime_checkable
+class HeldPart(Protocol):
+    """Parts whose strength somebody moves during the episode, e.g. `Hold`."""
+
+    @property
+    def parts(self) -> tuple[Intervention | DecisionPart | SamplingPart, ...]: ...
+
+    def attendant(self, turns: Sequence[Callable[[np.ndarray], None]]) -> Attendant:
+        """Who moves them; `turns` sets the strengths (B,) of each."""
+        ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+Part = Intervention | DecisionPart | SamplingPart | HeldPart
 
 
 class Steerer:
     """An ordered list of parts, independent of any model until it is attached.
 
     Args:
-        parts: interventions (activation parts), decision parts and sampling parts (noise and path), applied in this order.
+        parts: interventions (activation parts), decision parts, sampling parts (noise and path) and held ones, applied in this order.
         allow_other_model: accept directions that were found on another model.
         require_fired: raise if a site never fires; only turn this off to look into a model.
     """
 
     def __init__(self, *parts: Part, allow_other_model: bool = False, require_fired: bool = True) -> None:
         for part in parts:
-            if not isinstance(part, (Intervention, DecisionPart, SamplingPart)):
+            if not isinstance(part, (Intervention, DecisionPart, SamplingPart, HeldPart)):
                 raise BadInput(
-                    f"a steerer takes interventions (Add, Ablate, ...), decision parts (Temperature) and sampling parts (at "
-                    f"the noise or along the path), got {type(part).__name__}. Wrap a Direction: Add(direction, strength=0.2)."
+                    f"a steerer takes interventions (Add, Ablate, ...), decision parts (Temperature), sampling parts (at "
+                    f"the noise or along the path) and held ones (Hold), got {type(part).__name__}. "
+                    "Wrap a Direction: Add(direction, strength=0.2)."
                 )
         self.parts = parts
         self.allow_other_model = allow_other_model
         self.require_fired = require_fired
+
+    def moved(self) -> tuple[Intervention | DecisionPart | SamplingPart, ...]:
+        """What enters the policy, in order: the parts, and in place of a held one what it moves."""
+        found: list[Any] = []
+        for part in self.parts:
+            found += part.parts if isinstance(part, HeldPart) else (part,)
+        return tuple(found)
 
     def attach(self, target: Any, site_map: SiteMap | None = None) -> Attached:
         """A context manager that holds the steering on a policy or torch module."""
@@ -97,7 +120,8 @@ class Attached:
 
     def __init__(self, steerer: Steerer, target: Any, site_map: SiteMap | None = None) -> None:
         self.steerer = steerer
-        self._interventions = [part for part in steerer.parts if isinstance(part, Intervention)]
+        self._parts = steerer.moved()
+        self._interventions = [part for part in self._parts if isinstance(part, Intervention)]
         self._target: Steerable | None = steerable(target, site_map) if self._interventions else None
         self._policy: Any = self._target.policy if self._target else target
         self._check_entrances()
@@ -113,6 +137,7 @@ class Attached:
         self._edits: dict[int, list[Edit]] = {}
         self._restore: list[dict[str, Any]] = []
         self._sampling: tuple[SamplingPart, ...] | None = None  # the policy's own, put back on leaving
+        self._attendants: tuple[Attendant, ...] | None = None  # likewise
         self._entered = False
         self._build()
 
@@ -123,13 +148,18 @@ class Attached:
             entrances: frozenset[str] = frozenset({"modules"})
         else:
             entrances = getattr(self._policy, "entrances", frozenset())
-        for part in self.steerer.parts:
+        for part in self._parts:
             if part.entrance not in entrances:
                 raise MissingEntrance(
                     f"{type(part).__name__} enters a policy at its {part.entrance!r}, which "
                     f"{getattr(self._policy, 'name', type(self._policy).__name__)!r} does not have; it has "
                     f"{sorted(entrances)}."
                 )
+        held = [part for part in self.steerer.parts if isinstance(part, HeldPart)]
+        if held and not isinstance(self._policy, Policy):
+            raise BadInput(
+                f"{type(held[0]).__name__} looks at what happens from step to step; attach it to a policy that acts, not to a module."
+            )
 
     def _build(self) -> None:
         edits: dict[tuple[int, str], list[Edit]] = {}
@@ -189,12 +219,17 @@ class Attached:
                 self._handles.append(root.register_forward_pre_hook(self._before_pass, with_kwargs=True))
                 self._handles += [hook.register() for hook in self._hooks]
                 self._handles.append(root.register_forward_hook(self._after_pass, with_kwargs=True))
-            for part in self.steerer.parts:
+            for part in self._parts:
                 if isinstance(part, DecisionPart):
                     self._restore.append(self._policy.set_decision(**part.settings()))
-            sampling = [part for part in self.steerer.parts if isinstance(part, SamplingPart)]
+            sampling = [part for part in self._parts if isinstance(part, SamplingPart)]
             if sampling:
                 self._sampling = self._policy.set_sampling((*self._policy.sampling_parts, *sampling))
+            held = [part for part in self.steerer.parts if isinstance(part, HeldPart)]
+            if held:
+                attendants = [part.attendant([self._turner(one) for one in part.parts]) for part in held]
+                self._attendants = self._policy.attendants
+                self._policy.attend(*self._attendants, *attendants)
         except BaseException:
             self._remove()
             raise
@@ -209,7 +244,22 @@ class Attached:
             if silent:
                 raise SiteNeverFired(self._never_fired(silent, "while steering was attached"))
 
+    def _turner(self, part: Intervention | DecisionPart | SamplingPart) -> Callable[[np.ndarray], None]:
+        """What sets the strengths (B,) of a part: of an intervention here, of all others by the part itself."""
+        if isinstance(part, Intervention):
+            number = next(i for i, one in enumerate(self._interventions) if one is part)
+            return lambda values: self.set_strength(torch.from_numpy(values), number)
+        policy, turned = self._policy, part.turned  # type: ignore[union-attr]
+        return lambda values: turned(policy, values)
+
     def _remove(self) -> None:
+        if self._attendants is not None:
+            self._policy.attend(*self._attendants)
+            self._attendants = None
+            for held in (part for part in self.steerer.parts if isinstance(part, HeldPart)):
+                for part in held.parts:
+                    if isinstance(part, SamplingPart):
+                        part.turned(self._policy, None)  # type: ignore[attr-defined]
         for handle in self._handles:
             handle.remove()
         self._handles = []

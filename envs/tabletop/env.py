@@ -211,6 +211,8 @@ class TabletopEnv(gym.Env[dict[str, Any], np.ndarray]):
         if self.variation.delay:
             self._pending.append(action)
             action = self._pending.popleft()
+        if self.variation.gain != 1.0:
+            action = np.concatenate([self.variation.gain * action[:6], action[6:]])
         world, data = self.world, self.world.data
         row = self._elapsed % _KEPT
         mujoco.mj_getState(world.model, data, self._recent_physics[row], _STATE)

@@ -36,6 +36,7 @@ class Shift:
         friction: all friction up to `35 % * size` lower or higher.
         action_delay: actions take effect `round(2 * size)` control steps late.
         instruction: a paraphrase, with probability `min(size, 1)`.
+        gain: actions move and turn the hand `25 % * size` less far, as under a load or a speed slider that was left down.
     """
 
     object_position: float = 0.0
@@ -48,6 +49,7 @@ class Shift:
     friction: float = 0.0
     action_delay: float = 0.0
     instruction: float = 0.0
+    gain: float = 0.0
 
     def __post_init__(self) -> None:
         for axis in fields(self):
@@ -85,6 +87,7 @@ class Variation:
         light: (brightness factor, turn of the sun [rad], tint towards red).
         masses: entity -> factor; friction: factor.
         delay: control steps; wording: index of the paraphrase, -1 for the instruction itself.
+        gain: factor on what actions move and turn.
     """
 
     poses: Mapping[str, tuple[float, float, float, float]]
@@ -96,6 +99,7 @@ class Variation:
     friction: float = 1.0
     delay: int = 0
     wording: int = -1
+    gain: float = 1.0
 
 
 _DISTRACTORS = (("block", "purple"), ("cup", "orange"), ("block", "yellow"), ("bar", "teal"))
@@ -155,6 +159,7 @@ def draw_variation(task: Task, layout: np.ndarray, shift: Shift, seed: int) -> V
         friction=1 + 0.35 * shift.friction * float(streams["friction"].uniform(-1, 1)),
         delay=round(2 * shift.action_delay),
         wording=_wording(task, shift.instruction, streams["instruction"]),
+        gain=1 - 0.25 * shift.gain,
     )
 
 

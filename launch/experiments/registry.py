@@ -32,6 +32,17 @@ EXPERIMENTS: dict[str, Entry] = {
     "vla-speed": Entry(
         "launch.experiments.vla_speed", "steering a VLA along 'slowly' and 'quickly' (closed loop, with all controls)"
     ),
+    "setpoint-speed": Entry(
+        "launch.experiments.setpoint_speed", "speeds asked for in m/s: held by feedback, and solved from a dose curve"
+    ),
+    "setpoint-harm": Entry(
+        "launch.experiments.setpoint_harm",
+        "the strongest push whose share of spoilt episodes is bounded, checked on held-out ones",
+    ),
+    "setpoint-entropy": Entry(
+        "launch.experiments.setpoint_entropy",
+        "entropies asked for in bits, held by EAST or the temperature in a bandit",
+    ),
     "vla-height": Entry(
         "launch.experiments.vla_height",
         "steering a VLA along 'low' and 'high over the table' (closed loop, with all controls)",

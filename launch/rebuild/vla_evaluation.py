@@ -136,7 +136,7 @@ def evaluate(
     size, every, keep = (
         policy.picture_size or PICTURE_SIZE,
         getattr(policy, "n_action_steps", 1),
-        getattr(policy, "keep", None),
+        None if policy.attendants else getattr(policy, "keep", None),
     )
     done: list[dict[str, Any]] = []
     for start in range(0, len(layouts), len(envs)):

@@ -72,7 +72,7 @@ class LLMAgent(Policy):
         self.config = config or LLMAgentConfig()
         self.name = name
         self.site_map = site_map or site_map_for(module)
-        self._temperature = self.config.temperature
+        self._temperature: temperature.Temperature = self.config.temperature
         self._pad = pad_token_id(tokenizer)
         sampled = self.config.readout == "sampled"
         self._cache = PrefixCache(
@@ -164,11 +164,12 @@ class LLMAgent(Policy):
         """Change the temperature.
 
         Args:
-            settings: `temperature`, greater than 0.
+            settings: `temperature`, greater than 0; in the forced-choice read-out also one per row.
         Returns:
             the previous value, under the same name.
         """
-        self._temperature, previous = temperature.changed(self.name, self._temperature, settings, greedy=False)
+        change = temperature.changed_by_row if self.config.readout == "forced_choice" else temperature.changed
+        self._temperature, previous = change(self.name, self._temperature, settings, greedy=False)  # type: ignore[arg-type]
         return previous
 
     def vocabulary(self) -> Vocabulary:
@@ -206,7 +207,7 @@ class LLMAgent(Policy):
             "model": type(self.module).__name__,
             "dtype": str(self.module.dtype).removeprefix("torch."),
             **asdict(self.config),
-            "temperature": self._temperature,
+            "temperature": np.asarray(self._temperature).tolist(),
         }
 
 

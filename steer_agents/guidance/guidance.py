@@ -193,6 +193,24 @@ class RewardGuidance:
         self._stage = self._stages.first(0)
         self._rngs: list[np.random.Generator] = []
         self._named = False  # the scene was found to have all that a program names
+        self._of_rows: torch.Tensor | None = (
+            None  # strengths (B,) that are in force in place of `strength`, see `turned`
+        )
+
+    def turned(self, policy: GenerativePolicy, values: np.ndarray | None) -> None:
+        """Set the strength of every row, (B,) from 0, in place of the one for all; None goes back to that one.
+
+        Raises:
+            BadInput: a negative strength (another reward pushes the other way).
+        """
+        if values is not None and not (np.isfinite(values) & (values >= 0)).all():
+            raise BadInput(f"RewardGuidance: strengths must be finite and at least 0, got {values.tolist()}.")
+        self._of_rows = None if values is None else torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+    @property
+    def _rests(self) -> bool:
+        """Whether nothing is pushed."""
+        return self.strength == 0 if self._of_rows is None else not bool(self._of_rows.any())
 
     @property
     def stage(self) -> list[str]:
@@ -222,10 +240,10 @@ class RewardGuidance:
         stage = self._stage.repeat_interleave(outer * K)
         value = _Value(self._stages, self.kinematics, scene.repeated(outer * K), stage)
         self.counters.chunks += n_rows
-        if self.strength == 0 and K == 1:
+        if self._rests and K == 1:
             return sample(observation, noise)
         walk = _Walk(self, value, n_rows)
-        bends = self.strength > 0 or self.feynman_kac is not None or self.repulsion is not None
+        bends = not self._rests or self.feynman_kac is not None or self.repulsion is not None
         with policy.context.during(repeats=policy.context.repeats * K):
             chunk = sample(rows.repeated(observation, K), self._noises(noise), walk.bend if bends else None)
         return chunk if K == 1 else self._chosen(chunk, value, walk)
@@ -326,7 +344,7 @@ class _Walk:
         if part.repulsion is not None and before > part.repulsion.until:
             apart = particles.repulsion(x.unflatten(0, (-1, part.n_particles))).flatten(0, 1)
             x = x + part.repulsion.strength * width * apart * self._mask(x)
-        if part.strength and before <= part.from_level + 1e-9:
+        if not part._rests and before <= part.from_level + 1e-9:
             for _ in range(part.inner_steps):
                 x = self._pushed(state, x, width / part.inner_steps)
         weighing = part.feynman_kac
@@ -344,7 +362,11 @@ class _Walk:
             gradient = direction * length.reshape(-1, *[1] * (x.dim() - 1))
         part.counters.steps += len(x)
         part.counters.pushed += _nonzero(length.tolist())
-        return x.add(direction if part.per_particle_norm else gradient, alpha=part.strength * width)
+        push = direction if part.per_particle_norm else gradient
+        if part._of_rows is None:
+            return x.add(push, alpha=part.strength * width)
+        own_strength = part._of_rows.repeat_interleave(len(x) // len(part._of_rows)).to(x)
+        return x + (own_strength * width).reshape(-1, *[1] * (x.dim() - 1)) * push
 
     def _resampled(self, state: DenoiseState, x: torch.Tensor, weighing: FeynmanKac) -> torch.Tensor:
         part = self._part

@@ -12,6 +12,9 @@ import yaml
 from policies.errors import SteerError
 from steer_agents import artifacts, interventions
 from steer_agents import yaml_nodes as nodes
+from steer_agents.control.harm import HarmLimit
+from steer_agents.control.hold import Hold
+from steer_agents.control.pi import Gains, Limits
 from steer_agents.decisions import Temperature
 from steer_agents.guidance import language
 from steer_agents.guidance.guidance import FeynmanKac, Repulsion, RewardGuidance
@@ -22,6 +25,7 @@ from steer_agents.noise.maps import NoiseMap, from_description
 from steer_agents.noise.noise_policy import NoisePolicy
 from steer_agents.noise.parts import ConstantNoise
 from steer_agents.recipe.gates import Files, gate, site
+from steer_agents.setpoints import SetPoint
 from steer_agents.sites import Site
 from steer_agents.steerer import Part
 from steer_agents.strength import UNITS, Strength
@@ -106,6 +110,38 @@ _FEYNMAN_KAC = _settings_of(
 _REPULSION = _settings_of("repulsion", {"strength": nodes.positive, "until": nodes.number}, Repulsion, ("strength",))
 
 
+def _range(node: Node, what: str) -> Limits:
+    found = _numbers(node, what)
+    if len(found) not in (2, 3):
+        raise nodes.fail(node, f"{what} must be [low, high] or [low, high, rate], got {len(found)} entries.")
+    return Limits(*found)
+
+
+def _gains(node: Node, what: str) -> Gains | str:
+    if isinstance(node, yaml.ScalarNode):
+        return nodes.choice("auto")(node, what)
+    found: Gains = _settings_of("gains", {"kp": nodes.number, "ki": nodes.number}, Gains, ("kp", "ki"))(node, what)
+    return found
+
+
+_WITHDRAW = _settings_of(
+    "withdraw", {"measure": nodes.text, "above": nodes.number, "ramp": nodes.integer}, HarmLimit, ("measure", "above")
+)
+_HOLD = _settings_of(
+    "hold",
+    {"limits": _range, "gains": _gains, "slope": nodes.number, "start": nodes.number, "withdraw": _WITHDRAW},
+    dict,
+    ("limits",),
+)
+
+
+def _set_point(node: Node) -> SetPoint:
+    try:
+        return SetPoint.of(nodes.text(node, "strength"))
+    except SteerError as error:
+        raise nodes.fail(node, f"with `hold`, strength is a set-point: {error}") from None
+
+
 def _points(node: Node, what: str) -> dict[str, tuple[float, ...]]:
     return {name: nodes.vector(value, f"{what} {name!r}") for name, value in nodes.mapping(node, what).items()}
 
@@ -175,7 +211,7 @@ PARTS: Mapping[str, PartKind] = {
 }  # fmt: skip
 """Word -> kind of part."""
 
-_COMMON = ("name", "strength", "limits")
+_COMMON = ("name", "strength", "limits", "hold")
 _OF_INTERVENTIONS = ("site", "gate", "unit")
 
 
@@ -187,7 +223,8 @@ class RecipePart:
         name: to change its strength by; its kind's word unless given.
         kind: a word of `PARTS`.
         part: what is attached.
-        strength: as written, in `unit`, or solved where a set-point is written (`ee_speed=0.08`); None for kinds without one.
+        strength: as written, in `unit`, or solved where a set-point is written (`ee_speed=0.08`); None for kinds without one, and for
+            those that hold a set-point.
         unit: of `Strength`; "" where there is none.
         low, high: what an operator may choose.
         line: in the file.
@@ -216,7 +253,7 @@ def read_part(node: Node, files: Files) -> RecipePart:
     word = words[0]
     kind = PARTS[word]
     allowed = [word, "name", *kind.settings, *kind.placed]
-    allowed += ["strength", "limits"] if kind.strength else []
+    allowed += ["strength", "hold" if "hold" in nodes.mapping(node, "a part") else "limits"] if kind.strength else []
     allowed += ["unit"] if kind.strength == "displacement" else []
     entries = nodes.mapping(node, f"a part {word!r}", allowed)
     needed = (*kind.needs, *(("strength",) if kind.strength else ()))
@@ -229,7 +266,11 @@ def read_part(node: Node, files: Files) -> RecipePart:
     strength: float | None = None
     low = high = 0.0
     span = None
-    if kind.strength:
+    if "hold" in entries:
+        settings["strength"] = (
+            Strength(0.0, nodes.choice(*UNITS)(entries["unit"], "unit")) if "unit" in entries else 0.0
+        )
+    elif kind.strength:
         written = entries["strength"]
         span = (written.start_mark.index, written.end_mark.index)
         if kind.placed and kind.value is None and "=" in str(written.value):
@@ -247,6 +288,9 @@ def read_part(node: Node, files: Files) -> RecipePart:
     try:
         settings |= {key: check(entries[key], key) for key, check in kind.settings.items() if key in entries}
         made = kind.make(value, settings)
+        if "hold" in entries:
+            held = _HOLD(entries["hold"], "hold")
+            made = Hold(made, _set_point(entries["strength"]), harm=held.pop("withdraw", None), name=name, **held)
     except SteerError as error:
         if str(error).startswith(str(node.start_mark.name)):
             raise

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from policies import temperature
@@ -23,3 +24,17 @@ def test_zero_is_refused_where_it_means_nothing_and_so_is_another_setting() -> N
         temperature.checked(0, greedy=False)
     with pytest.raises(BadInput, match="p has no decision setting 'temprature'; did you mean 'temperature'"):
         temperature.changed("p", 1.0, {"temprature": 1.0})
+
+
+def test_rows_may_have_their_own_where_the_policy_says_so() -> None:
+    new, before = temperature.changed_by_row("p", 0.5, {"temperature": np.array([1.0, 2.0])})
+    assert np.asarray(new).tolist() == [1.0, 2.0]
+    assert before == {"temperature": 0.5}
+    assert temperature.changed_by_row("p", new, {"temperature": 3}) == (3.0, {"temperature": new})
+    np.testing.assert_array_equal(np.ones((2, 3)) / temperature.of_rows(new, 2), [[1.0] * 3, [0.5] * 3])
+    with pytest.raises(BadInput, match="greater than 0"):
+        temperature.changed_by_row("p", 1.0, {"temperature": np.array([1.0, 0.0])})
+    with pytest.raises(BadInput, match="no decision setting 'heat'"):
+        temperature.changed_by_row("p", 1.0, {"heat": 1.0, "temperature": np.array([1.0])})
+    with pytest.raises(BadInput, match="finite number"):
+        temperature.changed("p", 1.0, {"temperature": np.array([1.0, 2.0])})

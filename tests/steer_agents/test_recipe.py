@@ -270,3 +270,43 @@ def test_every_word_is_explained_in_the_readme() -> None:
     readme = (Path(recipe.__file__).parent / "README.md").read_text()
     for word in [*PARTS, *GATES]:
         assert f"`{word}`" in readme, word
+
+
+HELD = """\
+recipe: 1
+parts:
+  - add: slow.safetensors
+    name: pace
+    unit: sd
+    strength: ee_speed=0.25
+    hold: {limits: [-1.5, 1.0, 0.5], slope: 0.1, start: -0.5, withdraw: {measure: contact_force, above: 40, ramp: 4}}
+"""
+
+
+def test_a_set_point_with_hold_is_held_in_closed_loop(folder: Path) -> None:
+    from steer_agents.control.hold import Hold
+
+    found = parse(HELD, folder)
+    part = found.part("pace").part
+    assert isinstance(part, Hold)
+    assert (str(part.target), part.name, part.beginning) == ("ee_speed=0.25", "pace", -0.5)
+    assert (part.bounds.low, part.bounds.high, part.bounds.rate) == (-1.5, 1.0, 0.5)
+    assert part.harm is not None
+    assert part.part.the_strength.unit == "sd"
+    assert found.knobs() == {}
+    assert found.steerer().attach(policies.load("flow-medium")).strength("pace") == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ee_speed=0.25", "0.25", "strength is a set-point"),
+        ("slope: 0.1, ", "", "pass slope="),
+        ("start: -0.5", "start: -5", "not within the limits"),
+        ("[-1.5, 1.0, 0.5]", "[1.0]", "low, high"),
+        ("withdraw: {measure: contact_force, above: 40, ramp: 4}", "gain: 3", "gain"),
+    ],
+)
+def test_what_is_wrong_with_a_hold_is_told_with_its_line(folder: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(BadInput, match=rf"line \d+: .*{message}"):
+        parse(HELD.replace(old, new), folder)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from policies.temperature import Temperature
+
 
 @dataclass(frozen=True)
 class Question:
@@ -20,7 +22,7 @@ class Question:
         labels: per row the K names of the actions.
         logits: (B, V) float32, next-token logits behind each prompt.
         active: (B,) bool; nothing is worked out for inactive rows.
-        temperature: divides the logits.
+        temperature: divides the logits; one for all rows, or (B,).
         uniforms: (B,) float64 in [0, 1): the draw of the action, the same over conditions (common random numbers).
         seeds: B reset seeds, for randomness beyond the one uniform.
         act_index: number of earlier decisions since reset.
@@ -31,7 +33,7 @@ class Question:
     labels: Sequence[tuple[str, ...]]
     logits: torch.Tensor
     active: np.ndarray
-    temperature: float
+    temperature: Temperature
     uniforms: np.ndarray
     seeds: Sequence[int]
     act_index: int

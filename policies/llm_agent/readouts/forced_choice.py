@@ -21,6 +21,7 @@ from policies.errors import BadInput, SiteNeverFired
 from policies.llm_agent.batching import with_positions
 from policies.llm_agent.prompts import label_token_ids
 from policies.llm_agent.readouts.base import Answer, Question, Readout, draw_index, entropy_bits
+from policies.temperature import of_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,7 +58,7 @@ class ForcedChoice(Readout):
             logits[rows], mass[rows] = (
                 x.cpu().numpy() for x in label_log_probabilities(chosen, torch.tensor(ids, device=chosen.device))
             )
-        probabilities = softmax(logits / question.temperature)
+        probabilities = softmax(logits / of_rows(question.temperature, 2))
         action = np.zeros(B, dtype=np.int64)
         top = np.full(B, -1, dtype=np.int64)
         action[rows] = draw_index(probabilities[rows], question.uniforms[rows])

@@ -101,7 +101,7 @@ class Sampled(Readout):
         generated: list[list[int]] = [[] for _ in range(B * M)]
         texts = [self._prefix] * (B * M)
         for n in range(self._n_tokens):
-            tokens = sample_tokens(logits / question.temperature, uniforms[:, n])
+            tokens = sample_tokens(logits / float(question.temperature), uniforms[:, n])
             drawn = tokens.tolist()
             for r in np.flatnonzero(open_rows):
                 if drawn[r] in self._end_ids:

@@ -15,7 +15,7 @@ TASK = "PutBowlOnPlate"
 RNG = np.random.default_rng(0)
 ACTIONS = RNG.uniform(-0.6, 0.6, (12, 7)).astype(np.float32) * np.array([1, 1, 1, 0.2, 0.2, 0.2, 1], dtype=np.float32)
 
-PHYSICAL = {"object_position", "obstacle", "distractors", "mass", "friction", "action_delay"}
+PHYSICAL = {"object_position", "obstacle", "distractors", "mass", "friction", "action_delay", "gain"}
 VISIBLE = {"object_position", "obstacle", "distractors", "colour", "camera", "lighting"}
 
 
@@ -54,6 +54,7 @@ EXPECTED = {
     "mass": {"mass"},
     "friction": {"friction"},
     "action_delay": {"path"},
+    "gain": {"path"},
     "instruction": {"words"},
 }
 

@@ -54,6 +54,18 @@ def test_probabilities_mass_and_entropy_are_those_of_the_softmax(tokenizer: tf.P
     assert measures["top_action"].tolist() == [0]
 
 
+def test_every_row_may_have_its_own_temperature(tokenizer: tf.PreTrainedTokenizerFast) -> None:
+    asked = question(tokenizer, [0.6, 0.3, 0.1], 0.5, B=2, temperature=np.array([0.5, 1.0]))
+    both = ForcedChoice(tokenizer).choose(asked).measures["probabilities"]
+    for row, one in enumerate((0.5, 1.0)):
+        alone = (
+            ForcedChoice(tokenizer)
+            .choose(question(tokenizer, [0.6, 0.3, 0.1], 0.5, temperature=one))
+            .measures["probabilities"]
+        )
+        np.testing.assert_array_equal(both[row], alone[0])
+
+
 def test_temperature_sharpens_the_choice_but_not_mass_or_logits(tokenizer: tf.PreTrainedTokenizerFast) -> None:
     cold = ForcedChoice(tokenizer).choose(question(tokenizer, [0.6, 0.3, 0.1], mass=0.5, temperature=0.5)).measures
     squared = np.array([0.36, 0.09, 0.01])

@@ -343,3 +343,21 @@ def test_the_description_is_json_and_fixes_what_is_done() -> None:
     other = RewardGuidance(REWARD, DELTA, 1.0, n_particles=3, feynman_kac=FeynmanKac(3.0))
     assert jsonable(one.describe()) == jsonable(same.describe()) != jsonable(other.describe())
     assert one.describe()["reward"] == {"program": REWARD.text}
+
+
+def test_rows_may_have_strengths_of_their_own() -> None:
+    policy, guided = flow_policy(), RewardGuidance(to_goal, DELTA, 1.0)
+    alone = []
+    for strength in (0.0, 1.5, 3.0):
+        with steer(policy, RewardGuidance(to_goal, DELTA, strength)):
+            alone.append(plan(policy, [1, 2, 3]))
+    with steer(policy, guided):
+        guided.turned(policy, np.array([0.0, 1.5, 3.0]))
+        found = plan(policy, [1, 2, 3])
+        guided.turned(policy, None)
+        again = plan(policy, [1, 2, 3])
+    for row in range(3):
+        torch.testing.assert_close(found[row], alone[row][row])
+    assert not torch.equal(again, found)
+    with pytest.raises(BadInput, match="at least 0"):
+        guided.turned(policy, np.array([-1.0]))
