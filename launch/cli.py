@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from launch import cli_recipe, cli_robot
+from launch import cli_recipe, cli_robot, cli_stress
 from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
@@ -578,6 +578,7 @@ def libero_table(
     print_rows(module.table(out), "LIBERO, success [%]", json)
 
 
+assert cli_stress.__name__  # importing it adds its command
 GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
 """Words that have commands of their own."""
 

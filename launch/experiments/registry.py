@@ -76,6 +76,10 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.vls_language",
         "the same wall with a reward that an endpoint wrote from the instruction (recorded replies)",
     ),
+    "stress": Entry(
+        "launch.experiments.stress",
+        "the fragility battery on a direction of a VLA, beside one of one task, a shuffled and a confounded one",
+    ),
     "libero-speed": Entry(
         "launch.experiments.libero_speed",
         "LIBERO: slower and faster along one direction of a flow policy (needs hf-libero)",

@@ -6,7 +6,8 @@
     controls random directions, shuffled labels, ...: at the chosen strength
     wordings the same request in other words, each with its own base
 
-Layers, controls and wordings may be run on a part of the seeds. The strength, the layer and the direction are taken as they are: they were chosen on other seeds.
+Layers, controls and wordings may be run on a part of the seeds. The strength, the layer and the direction are taken as they are:
+they were chosen on other seeds.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class Answers:
     effect: Effects
 
 
-def ask(asked: Asked, test: Sequence[int], part: Sequence[int] | None = None, tell: Tell = lambda name: None) -> Answers:
+def ask(
+    asked: Asked, test: Sequence[int], part: Sequence[int] | None = None, tell: Tell = lambda name: None
+) -> Answers:
     """Run every condition on the same seeds, and judge.
 
     Args:
@@ -96,35 +99,32 @@ def ask(asked: Asked, test: Sequence[int], part: Sequence[int] | None = None, te
     """
     tables: dict[str, pd.DataFrame] = {}
 
-    def run(name: str, runner: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    def run(name: str, runner: Callable[..., pd.DataFrame], *given: object) -> pd.DataFrame:
         tell(name)
-        tables[name] = runner()
+        tables[name] = runner(*given)
         return tables[name]
 
     def against(table: pd.DataFrame, base: pd.DataFrame) -> Effects:
         return effects(table, base[base["seed"].isin(table["seed"])], asked.measure, asked.relative)
 
     chosen, some = asked.strength, list(part or test)
-    base = run("base", lambda: asked.unsteered(test))
-    steered = run("steered", lambda: asked.own(chosen, test))
-    zero = run("zero strength", lambda: asked.own(0.0, some))
+    base = run("base", asked.unsteered, test)
+    steered = run("steered", asked.own, chosen, test)
+    zero = run("zero strength", asked.own, 0.0, some)
     own, few = against(steered, base), against(steered[steered["seed"].isin(some)], base)
-    flipped = against(run("turned round", lambda: asked.own(-chosen, some)), base)
+    flipped = against(run("turned round", asked.own, -chosen, some), base)
     by_strength = {chosen: own}
     for strength in (share * chosen for share in asked.shares):
-        told = run(f"strength {strength:g}", lambda strength=strength: asked.own(strength, test))
+        told = run(f"strength {strength:g}", asked.own, strength, test)
         by_strength[strength] = against(told, base)
     by_layer = {} if asked.layer is None else {asked.layer: few.mean}
     for layer, runner in asked.layers.items():
-        by_layer[layer] = against(run(f"layer {layer}", lambda runner=runner: runner(chosen, some)), base).mean
-    loud = {
-        name: against(run(name, lambda runner=runner: runner(chosen, some)), base).mean
-        for name, runner in asked.controls.items()
-    }
+        by_layer[layer] = against(run(f"layer {layer}", runner, chosen, some), base).mean
+    loud = {name: against(run(name, runner, chosen, some), base).mean for name, runner in asked.controls.items()}
     worded = {}
     for name, (unsteered, runner) in asked.wordings.items():
-        before = run(f"base, {name}", lambda unsteered=unsteered: unsteered(some))
-        worded[name] = against(run(f"steered, {name}", lambda runner=runner: runner(chosen, some)), before)
+        before = run(f"base, {name}", unsteered, some)
+        worded[name] = against(run(f"steered, {name}", runner, chosen, some), before)
     sign = asked.sign
     levels = sorted(by_strength)
     checks = [
@@ -137,12 +137,12 @@ def ask(asked: Asked, test: Sequence[int], part: Sequence[int] | None = None, te
         magnitudes(
             levels, [by_strength[one].mean for one in levels], [by_strength[one].broken for one in levels], chosen, sign
         ),
-        contexts(np.concatenate([own.values, *(one.values for one in worded.values())]), sign),
+        contexts([value for one in (own, *worded.values()) for value in one.values.tolist()], sign),
         groups("tasks", own.by_task(), sign),
         groups("wordings", {"as it is": own.mean, **{name: one.mean for name, one in worded.items()}}, sign)
         if worded
         else not_measured("wordings", 1 / 3, "no other wordings given"),
-        seeds(own.values, sign),
+        seeds(own.values.tolist(), sign),
         _resistance(asked, own, steered, base),
         cross_effects(_in_sd(steered, base, asked.measure), {one: _in_sd(steered, base, one) for one in asked.beside}),
     ]

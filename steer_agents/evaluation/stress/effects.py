@@ -1,7 +1,8 @@
 """The effect of steering per seed, and what it breaks: what most checks of the battery start from.
 
-The sheet's "null" class is an episode that no longer does anything sensible. Here an episode is *sound* if it did not error, has the
-measure, and did not fail at its task; what steering breaks is the share of sound episodes that it costs.
+The "null" class of "Probing the Ideological Depth of LLMs" (arXiv 2508.21448) is an answer that takes neither side; here it is an
+episode that is not *sound*. A sound one did not error, has the measure, and did not fail at its
+task; what steering breaks is the share of sound episodes that it costs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Does the effect hold elsewhere: at neighbouring layers, other strengths, in other contexts, tasks, wordings, on other seeds?
 
-After the battery that `methods_b` sheet 5 draws from "When the Coffee Feature Activates on Coffins" (arXiv 2601.03047), which finds steering
-sensitive to layer, magnitude and context. The paper gives no formulas; those here are:
+After "When the Coffee Feature Activates on Coffins" (arXiv 2601.03047; known to us by its abstract), which finds steering sensitive
+to layer, magnitude and context. The formulas are ours:
 
     layers      1 - IQR_l(effect) / |median_l(effect)|        over the chosen layer and up to two on either side
     magnitudes  log2(high / low), at most 1                   of the strengths with >= half of the largest effect and <= 10 % broken
@@ -10,7 +10,7 @@ sensitive to layer, magnitude and context. The paper gives no formulas; those he
     seeds       median of min(|a|, |b|) / max(|a|, |b|)       over random halves of the seeds, 0 where their signs differ
 
 All effects are times the sign that is asked for. A linear effect keeps half of itself over one octave of strengths, which is why an
-octave is 1. `methods_b` counts the width of the interval in residual norms; it is among the numbers, in the unit of the strengths.
+octave is 1; the plain width is among the numbers, in the unit of the strengths.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def magnitudes(
     order = np.argsort(strengths)
     at, value, lost = (np.asarray(x, float)[order] for x in (strengths, by_strength, broken))
     if len(at) < 3 or at[0] <= 0 or len(set(at.tolist())) < len(at) or chosen not in at:
-        raise BadInput(f"magnitudes: needs three different strengths above 0 with {chosen:g} among them, got {list(strengths)}.")
+        raise BadInput(
+            f"magnitudes: needs three different strengths above 0 with {chosen:g} among them, got {list(strengths)}."
+        )
     fine = np.union1d(np.linspace(at[0] / 4, at[-1], 2001), at)
     grown = np.interp(fine, np.concatenate([[0.0], at]), np.concatenate([[0.0], sign * value]))
     cost = np.interp(fine, np.concatenate([[0.0], at]), np.concatenate([[0.0], lost]))

@@ -4,7 +4,7 @@
                further the direction turned round, which must not do the same; and 0 unless zero strength changes nothing
     validity   Spearman's correlation of the logged activation h . v with what the policy then does, over held-out contexts
 
-Both after `methods_b` sheets 0.3 and 5. A null result of `controls` says that the effect is that of being pushed, not of being pushed *there*.
+A low score of `controls` says that the effect is that of being pushed, not of being pushed *there*.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from policies.errors import BadInput
 from steer_agents.evaluation.stress.check import Check, not_measured, unit
 
 
-def controls(effect: float, loud: Mapping[str, float], flipped: float | None, zero_is_zero: bool, sign: int = 1) -> Check:
+def controls(
+    effect: float, loud: Mapping[str, float], flipped: float | None, zero_is_zero: bool, sign: int = 1
+) -> Check:
     """Whether the effect is the direction's own.
 
     Args:
@@ -85,7 +87,7 @@ def validity(
         name,
         unit(rho),
         bound,
-        f"activation and later behaviour have rank correlation {sign * rho:+.2f} over {len(a)} contexts ({'+' if sign > 0 else '-'} is asked for)",
+        f"activation and later behaviour have rank correlation {sign * rho:+.2f} over {len(a)} contexts (asked for: sign {sign:+d})",
         "Read the direction as a push only, not as a reading of what the policy is about to do.",
         {"rho": sign * rho, "contexts": len(a), "sign": sign},
     )

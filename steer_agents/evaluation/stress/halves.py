@@ -5,7 +5,7 @@
     found again     cosine of the direction in use to one found on data that it has not seen
 
 The 80 % overlap stability (mean |cosine| over random 80 % subsamples; RAPTOR, arXiv 2602.00158) stands beside, never alone: samples that
-share 80 % agree whatever they are samples of (`methods_a` sheet 14: .87 against .25 on disjoint halves).
+share 80 % agree whatever they are samples of (.87 where disjoint halves gave .25, on 120 examples in 200 dimensions).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Is it the concept, or something that looks or means alike?
 
-After "When the Coffee Feature Activates on Coffins" (arXiv 2601.03047; `methods_b` sheet 5): thematically close features cannot be told
-apart by their labels. Two questions, both asked of a direction v:
+After "When the Coffee Feature Activates on Coffins" (arXiv 2601.03047; known to us by its abstract, the formulas
+are ours): thematically close features cannot be told apart by their labels. Two questions, both asked of a direction v:
 
     specificity     AUROC of h . v between scenes with the concept and scenes of (i) nothing alike, (ii) thematic neighbours (tea),
                     (iii) form neighbours (coffin); score = (the smallest of them - 1/2) / (1/2), and .8 is asked of every one

@@ -1,6 +1,6 @@
 """Does the policy pull back while it is being steered?
 
-After "Endogenous Steering Resistance" (`methods_a` sheet 7): some models notice that they were pushed and recover with the push still
+After "Endogenous Steering Resistance" (McKenzie et al. 2026): some models notice that they were pushed and recover with the push still
 on, which biases every calibration. Text is judged there attempt by attempt; a policy in a loop is measured in two ways:
 
     R_loop   = 1 - closed / open    closed: effect on the episode; open: effect on the actions planned on fixed observations

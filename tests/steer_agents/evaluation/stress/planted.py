@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,12 @@ from steer_agents.strength import Strength
 WIDTH, CONTEXTS, DEPTH, LAYER = 256, 8, 5, 2
 NOISE, LIMIT = 0.25, 1.7
 MAP = SiteMap("planted", {"policy": Stack("blocks", {"block_output": Place("")}, tokens=False)})
+
+
+@cache
+def noise(seed: int) -> torch.Tensor:
+    """(WIDTH,) of one scene."""
+    return NOISE * torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
 class Block(nn.Module):
@@ -76,15 +82,12 @@ class World:
         torch.manual_seed(self.seed)
         return Steerable(Speed(self.basis, self.pull).eval(), MAP)
 
-    def scenes(
-        self, seeds: Sequence[int], what: str = "", contexts: Sequence[int] = range(CONTEXTS)
-    ) -> torch.Tensor:
+    def scenes(self, seeds: Sequence[int], what: str = "", contexts: Sequence[int] = range(CONTEXTS)) -> torch.Tensor:
         """One per seed; what: "concept", "form", "theme" or nothing."""
         rows = []
         for seed in seeds:
             c = contexts[seed % len(contexts)]
-            noise = NOISE * torch.randn(WIDTH, generator=torch.Generator().manual_seed(1000 * self.seed + seed))
-            h = self.basis[1 + c] + noise
+            h = self.basis[1 + c] + noise(1000 * self.seed + seed)
             if what == "concept":
                 h = h + self.basis[0] + self.own * self.basis[9 + c]
             elif what == "form":
@@ -94,7 +97,9 @@ class World:
             rows.append(h)
         return torch.stack(rows)
 
-    def find(self, seeds: Sequence[int], contexts: Sequence[int] = range(CONTEXTS), shuffled: int | None = None) -> Direction:
+    def find(
+        self, seeds: Sequence[int], contexts: Sequence[int] = range(CONTEXTS), shuffled: int | None = None
+    ) -> Direction:
         """Mean difference between scenes with and without the concept, at every layer."""
         plus, minus = self.scenes(seeds, "concept", contexts), self.scenes(seeds, "", contexts)
         if shuffled is not None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
 from planted import CONTEXTS, LAYER, World
+
 from policies.errors import BadInput
 from steer_agents.direction import Direction
 from steer_agents.evaluation.stress import Asked, Battery, Check, ask, auroc, found_again, halves, specificity, validity
@@ -51,7 +51,7 @@ def test_a_planted_direction_is_worth_what_it_is() -> None:
     world = World()
     battery = stressed(world, world.find(FOUND))
     assert {one.name for one in battery.checks if one.score is None} == {"wordings"}
-    assert battery.score is not None and battery.score >= 0.7, battery.rows()
+    assert (battery.score or 0.0) >= 0.7, battery.rows()
     assert battery.word == "undecided"  # wordings were not measured: not passed
 
 
@@ -59,7 +59,8 @@ def test_a_planted_direction_is_worth_what_it_is() -> None:
 def test_shuffled_labels_are_worth_nothing(seed: int) -> None:
     world = World(seed=seed)
     battery = stressed(world, world.find(FOUND, shuffled=100 + seed))
-    assert battery.score is not None and battery.score <= 0.2, battery.rows()
+    assert battery.score is not None
+    assert battery.score <= 0.2, battery.rows()
     assert battery.word == "fragile"
     assert battery["found again"].holds is False
 
@@ -73,7 +74,8 @@ def test_a_form_neighbour_is_found_although_the_concept_is_told_apart() -> None:
     assert plain >= 0.9
     check = stressed(world, world.find(FOUND), mixed / np.linalg.norm(mixed))["specificity"]
     assert check.holds is False
-    assert check.numbers["worst"] == "form" and check.numbers["auroc"]["form"] < 0.8
+    assert check.numbers["worst"] == "form"
+    assert check.numbers["auroc"]["form"] < 0.8
     assert check.numbers["auroc"]["theme"] >= 0.8
     assert "form" in check.advice
 
@@ -99,12 +101,20 @@ def test_one_context_is_enough_where_the_concept_is_the_same_everywhere() -> Non
 
 
 def test_the_battery_is_its_weakest_link_and_what_is_not_measured_never_passes() -> None:
-    good, weak, none = Check("a", 0.9, 0.5, "fine"), Check("b", 0.1, 0.5, "bad"), Check("c", None, 0.5, "not measured: why")
+    good, weak, none = (
+        Check("a", 0.9, 0.5, "fine"),
+        Check("b", 0.1, 0.5, "bad"),
+        Check("c", None, 0.5, "not measured: why"),
+    )
     battery = Battery("x", (good, weak, none))
-    assert battery.score == 0.1 and battery.weakest == weak and battery.word == "fragile"
+    assert battery.score == 0.1
+    assert battery.weakest == weak
+    assert battery.word == "fragile"
     assert Battery("x", (good,)).word == "sturdy"
-    assert Battery("x", (good, none)).word == "undecided" and "c" in Battery("x", (good, none)).verdict
-    assert Battery("x", (none,)).score is None and none.holds is None
+    assert Battery("x", (good, none)).word == "undecided"
+    assert "c" in Battery("x", (good, none)).verdict
+    assert Battery("x", (none,)).score is None
+    assert none.holds is None
     assert battery.to_dict()["checks"][2]["score"] is None
     with pytest.raises(BadInput, match="different names"):
         Battery("x", (good, good))
@@ -122,7 +132,8 @@ def test_zero_strength_that_changes_something_is_no_control() -> None:
         return table.assign(speed=table["speed"] + 1e-9)
 
     check = next(one for one in ask(Asked(**{**asked, "own": leaking}), TEST).checks if one.name == "controls")
-    assert check.score == 0 and "zero strength" in check.verdict
+    assert check.score == 0
+    assert "zero strength" in check.verdict
 
 
 def test_what_cannot_be_asked_is_said() -> None:
@@ -130,7 +141,10 @@ def test_what_cannot_be_asked_is_said() -> None:
     asked: Any = world.asked(world.find(FOUND))
     with pytest.raises(BadInput, match="above 0"):
         Asked(**{**asked, "strength": 0.0})
-    answers = ask(Asked(**{**asked, "layer": None, "layers": {}, "controls": {}, "thirds": None, "why": "no pictures"}), TEST)
+    answers = ask(
+        Asked(**{**asked, "layer": None, "layers": {}, "controls": {}, "thirds": None, "why": "no pictures"}), TEST
+    )
     by_name = {one.name: one for one in answers.checks}
-    assert by_name["layers"].score is None and by_name["controls"].score is None
+    assert by_name["layers"].score is None
+    assert by_name["controls"].score is None
     assert by_name["resistance"].verdict == "not measured: no pictures"
