@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from launch.cli_base import OUT, app, dumps, print_rows
+from policies.errors import BadInput
 
 
 @app.command(name="stress")
@@ -28,6 +29,8 @@ def stress_(
     scene_episodes: int = 2,
     neighbours: tuple[str, ...] = (),
     wordings: tuple[str, ...] = (),
+    positive: Path | None = None,
+    negative: Path | None = None,
     quick: bool = False,
     seed: int = 0,
     max_steps: int | None = None,
@@ -51,6 +54,7 @@ def stress_(
         scene_episodes: of every task, for what is read off activations.
         neighbours: concepts that it should not be, [theme=|form=]FILE[:MEASURE].
         wordings: "{} gently" says the instruction otherwise; wording=adverts changes the environment (bandits).
+        positive: prompts with the concept, one a line, that the direction was not found on (language agents); negative: without it.
         quick: 8 episodes, one random direction, two further strengths; too few for the check of contexts.
         seed: added to all seeds.
         max_steps: of an episode.
@@ -72,12 +76,15 @@ def stress_(
         measure=measure, strength=strength, unit=unit, layer=layer, sign=sign, relative=not absolute, wordings=wordings, seed=seed,
         **less,
     )  # fmt: skip
+    if (positive is None) != (negative is None):
+        raise BadInput("stress: --positive and --negative belong together, prompts with and without the concept.")
+    contrast = None if positive is None or negative is None else (_lines(positive), _lines(negative))
     found = Direction.load(direction)
     near = [Neighbour.read(one) for one in neighbours]
     total = how_many(found, settings)
     trials = Trials.of(policy, env, (measure,), max_steps=max_steps, keep=out / "rollouts")
     with _bar(total) as tell:
-        made = stress(trials, found, settings, direction.stem, near, tell)
+        made = stress(trials, found, settings, direction.stem, near, tell, contrast)
     battery = made.battery
     told = jsonable({**battery.to_dict(), "layer": made.layer, "settings": vars(settings), "trials": trials.describe()})
     write_table(out / "episodes.parquet", made.episodes)
@@ -93,6 +100,13 @@ def stress_(
         OUT.print(f"\nresults: {out}", markup=False, soft_wrap=True)
     if battery.failed:
         sys.exit(1)
+
+
+def _lines(path: Path) -> list[str]:
+    lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    if not lines:
+        raise BadInput(f"stress: {path} is no file with prompts, one a line.")
+    return lines
 
 
 def _score(score: float | None) -> str:

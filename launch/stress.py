@@ -140,6 +140,7 @@ def stress(
     subject: str = "the direction",
     neighbours: Sequence[Neighbour] = (),
     tell: Tell = lambda name: None,
+    contrast: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Stressed:
     """Every check that can be done; the others say why not.
 
@@ -149,6 +150,7 @@ def stress(
         subject: its name in the verdict.
         neighbours: concepts that it should not be.
         tell: called with what is run next.
+        contrast: prompts for finding it anew, see `gather`.
     Raises:
         BadInput: several layers and none chosen, or a measure that the environment does not give.
     """
@@ -160,7 +162,9 @@ def stress(
     beside = tuple(dict.fromkeys(one.measure for one in neighbours if one.measure))
     asking = replace(trials, measures=tuple(dict.fromkeys((s.measure, *(thirds or ()), *beside))))
     tell("scenes")
-    evidence = gather(asking, here, column, s.scene_episodes, SCENES + s.seed, [one.words for one in neighbours])
+    evidence = gather(
+        asking, here, column, s.scene_episodes, SCENES + s.seed, [one.words for one in neighbours], contrast
+    )
     test = [TEST + s.seed + i for i in range(s.episodes)]
     sign = s.sign or _sign(asking, _along(asking, here, s.unit), s)
     opened, why = _opened(asking, evidence, here, s, column)
@@ -302,7 +306,7 @@ def _static(vector: np.ndarray, evidence: Evidence, neighbours: Sequence[Neighbo
         ]
     else:
         groups = tasks if len(set(tasks)) > 1 else None
-        others = {"the bare instruction": ("unrelated", evidence.bare @ vector)}
+        others = {"without the concept": ("unrelated", evidence.bare @ vector)}
         others |= {
             one.name: (one.kind, evidence.worded[one.words] @ vector)
             for one in neighbours
@@ -310,7 +314,9 @@ def _static(vector: np.ndarray, evidence: Evidence, neighbours: Sequence[Neighbo
         }
         checks = [
             halves(lambda some: differences[some].mean(0), len(differences), groups),
-            found_again(vector, differences.mean(0), f"on {len(differences)} new scenes of {len(set(tasks))} tasks"),
+            found_again(
+                vector, differences.mean(0), f"on {len(differences)} new scenes of {', '.join(sorted(set(tasks)))}"
+            ),
             specificity((evidence.bare + differences) @ vector, others),
         ]
     table = evidence.episodes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from steer_agents import capture
 from steer_agents.direction import Direction
 from steer_agents.finding.scenes import encoded
 from steer_agents.recording import Scenes, record_scenes
-from steer_agents.sites import steerable
+from steer_agents.sites import site_from, steerable
 
 MOST_SCENES = 96
 """About as many scenes, evenly spaced, are looked at for activations."""
@@ -72,7 +72,13 @@ def saying(policy: Policy, template: str) -> Iterator[None]:
 
 
 def gather(
-    trials: Trials, here: Direction, column: str, episodes: int, seed: int, words: Sequence[str] = ()
+    trials: Trials,
+    here: Direction,
+    column: str,
+    episodes: int,
+    seed: int,
+    words: Sequence[str] = (),
+    contrast: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Evidence:
     """Record and read. What this policy or this direction has nothing for is left empty, with the reason.
 
@@ -81,6 +87,8 @@ def gather(
         column: of the steps, that behaviour is told by.
         episodes: of every task; seed: the first one.
         words: of the neighbours.
+        contrast: prompts with and without the concept, line by line, that the direction was not found on; for agents whose
+            contrast is no instruction.
     """
     policy, own = trials.policy, here.info.get("positive")
     texts = [str(text) for text in own] if isinstance(own, list | tuple) else []
@@ -99,12 +107,17 @@ def gather(
         ]
         scenes, tasks = [scene for _, scene in picked], [task for task, _ in picked]
         bare = _activations(policy, here, scenes)
-    except BadInput as error:
+    except (BadInput, TypeError, ValueError, KeyError) as error:  # whatever an adapter says to a foreign observation
         told = f"scenes cannot be read by this policy ({str(error).split(';')[0].split('. ')[0]})"
-        return Evidence(why=told, why_episodes=told)
+        recorded, scenes, tasks, bare, says, why = [], [], [], np.zeros((0, 0)), False, told
+    if contrast is not None:
+        count = min(map(len, contrast))
+        plus, bare = (_activations(policy, here, list(prompts[:count])) for prompts in contrast)
+        rows, lacking = _episodes(policy, here, recorded, column, "")
+        return Evidence(scenes, ["prompts"] * count, bare, plus - bare, {}, pd.DataFrame(rows), "", lacking or why)
     if not says:
         rows, lacking = _episodes(policy, here, recorded, column, "")
-        return Evidence(scenes, tasks, bare, episodes=pd.DataFrame(rows), why=why, why_episodes=lacking)
+        return Evidence(scenes, tasks, bare, episodes=pd.DataFrame(rows), why=why, why_episodes=lacking or why)
     negative = [str(text) for text in here.info.get("negative", [""])]
     plus = np.mean([_activations(policy, here, scenes, text) for text in texts], axis=0)
     minus = (
@@ -138,16 +151,25 @@ def _record(trials: Trials, episodes: int, seed: int) -> list[tuple[str, Scenes]
     ]
 
 
-def _activations(policy: Policy, here: Direction, scenes: Sequence[Mapping[str, Any]], words: str = "") -> np.ndarray:
-    """(n, D) at the direction's site, with words after the instruction."""
-    said = [
-        {**scene, INSTRUCTION: f"{scene[INSTRUCTION]} {words}".strip()} if INSTRUCTION in scene else scene
-        for scene in scenes
-    ]
+def _activations(
+    policy: Policy, here: Direction, scenes: Sequence[Mapping[str, Any] | str], words: str = ""
+) -> np.ndarray:
+    """(n, D) where the direction was read, with words after the instruction; of a world in words, the prompt alone."""
+    said = [_said(scene, words) for scene in scenes]
+    read = here.info.get("captured_at")
+    site = here.site if read is None else replace(site_from(read), layer=here.site.layer)
     target = steerable(policy)
-    means, _ = capture.scene_means(target, encoded(target, said, 64), here.site)
+    means, _ = capture.scene_means(target, encoded(target, said, 64), site)
     (found,) = means.values()
     return found.double().numpy()
+
+
+def _said(scene: Mapping[str, Any] | str, words: str) -> Mapping[str, Any] | str:
+    if isinstance(scene, str):
+        return scene
+    if INSTRUCTION in scene:
+        return {**scene, INSTRUCTION: f"{scene[INSTRUCTION]} {words}".strip()}
+    return str(scene["prompt"]) if "prompt" in scene else scene
 
 
 def _episodes(

@@ -97,6 +97,24 @@ def test_words_are_found_again_and_told_from_their_neighbours(vla: Trials) -> No
     assert "shuffled" in again.why
 
 
+def test_a_language_agent_is_stressed_on_prompts_and_wordings(tiny_llm: str) -> None:
+    trials = Trials.of(tiny_llm, ["BanditGaussian2Text"], ("entropy_bits",), max_steps=2, num_envs=4)
+    sides = [[f"There are {n} buttons: {word}." for n in range(2, 14)] for word in ("press all", "press one")]
+    found = sa.find(trials.policy, "mean-difference", positive=sides[0], negative=sides[1])
+    settings = StressSettings(
+        measure="entropy_bits", strength=0.1, layer=3, relative=False, episodes=4, part=2, scene_episodes=1, n_random=1,
+        shares=(0.5, 1.5), wordings=("wording=slots",), sign=1,
+    )  # fmt: skip
+    battery = stress(trials, found, settings, contrast=(sides[0][::-1], sides[1][::-1])).battery
+    assert battery["found again"].holds  # these prompts are its own
+    for name in ("halves", "wordings", "layers", "controls"):
+        assert battery[name].score is not None, name
+    for name in ("specificity", "validity", "tasks"):
+        assert battery[name].score is None, name
+    without = stress(trials, found, settings).battery
+    assert "only words can be said anew" in without["found again"].verdict
+
+
 def test_a_wording_reaches_the_policy_and_leaves_it(vla: Trials) -> None:
     heard: list[str] = []
     policy = vla.policy
