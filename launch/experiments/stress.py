@@ -75,7 +75,7 @@ def settings(quick: bool) -> Settings:
     if not quick:
         return full
     return replace(
-        full, tasks=CARRYING[:2], episodes=4, part=2, n_random=1, shares=(0.6, 1.2), wordings=("{} gently",),
+        full, tasks=CARRYING[:2], episodes=8, part=2, n_random=1, shares=(0.6, 1.2), wordings=("{} gently",),
     )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def test_words_are_found_again_and_told_from_their_neighbours(vla: Trials) -> No
 
 def test_a_language_agent_is_stressed_on_prompts_and_wordings(tiny_llm: str) -> None:
     trials = Trials.of(tiny_llm, ["BanditGaussian2Text"], ("entropy_bits",), max_steps=2, num_envs=4)
-    sides = [[f"There are {n} buttons: {word}." for n in range(2, 14)] for word in ("press all", "press one")]
+    sides = [[f"{'buttons ' * n}{word}" for n in range(1, 13)] for word in ("press", "points")]
     found = sa.find(trials.policy, "mean-difference", positive=sides[0], negative=sides[1])
     settings = StressSettings(
         measure="entropy_bits", strength=0.1, layer=3, relative=False, episodes=4, part=2, scene_episodes=1, n_random=1,

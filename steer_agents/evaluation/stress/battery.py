@@ -139,7 +139,7 @@ def ask(
         ),
         contexts([value for one in (own, *worded.values()) for value in one.values.tolist()], sign),
         groups("tasks", own.by_task(), sign),
-        groups("wordings", {"as it is": own.mean, **{name: one.mean for name, one in worded.items()}}, sign)
+        groups("wordings", {"as it is": few.mean, **{name: one.mean for name, one in worded.items()}}, sign)
         if worded
         else not_measured("wordings", 1 / 3, "no other wordings given"),
         seeds(own.values.tolist(), sign),
