@@ -26,7 +26,7 @@ def picture(battery: Battery) -> bytes:
         axes.plot([check.bound] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.6)
         axes.text(check.score + 0.01, place, f"{check.score:.2f} {check.word}", va="center")
     axes.set_yticks(range(len(battery.checks)), [check.name for check in battery.checks])
-    axes.invert_yaxis()
+    axes.set_ylim(len(battery.checks) - 0.4, -0.6)
     axes.set_xlim(0, 1.2)
     axes.set_xlabel("score (black line: the bound)")
     axes.set_title(f"{battery.subject}: {battery.word}", loc="left", fontweight="bold")
