@@ -103,7 +103,7 @@ def test_a_language_agent_is_stressed_on_prompts_and_wordings(tiny_llm: str) -> 
     found = sa.find(trials.policy, "mean-difference", positive=sides[0], negative=sides[1])
     settings = StressSettings(
         measure="entropy_bits", strength=0.1, layer=3, relative=False, episodes=4, part=2, scene_episodes=1, n_random=1,
-        shares=(0.5, 1.5), wordings=("wording=slots",), sign=1,
+        shares=(0.5, 1.5), wordings=("history=summary",), sign=1,
     )  # fmt: skip
     battery = stress(trials, found, settings, contrast=(sides[0][::-1], sides[1][::-1])).battery
     assert battery["found again"].holds  # these prompts are its own
