@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from launch import cli_dose, cli_recipe, cli_robot, cli_statistics
+from launch import cli_recipe, cli_robot, cli_stress
 from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
@@ -593,6 +594,7 @@ def libero_table(
     print_rows(module.table(out), "LIBERO, success [%]", json)
 
 
+assert cli_stress.__name__  # importing it adds its command
 GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
 """Words that have commands of their own."""
 assert all((cli_dose, cli_statistics))  # importing them adds their commands

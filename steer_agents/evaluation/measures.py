@@ -3,7 +3,7 @@
 A name is a column of the episode table (`success`, `return`, `length`, or what the environment's own measures give), or a column of
 the step table with how its values over the steps become one number: `COLUMN.how`, `COLUMN` alone being `COLUMN.mean`. Step
 columns are the scalars of the environment's `info` and what the policy tells of its decisions (`entropy_bits`). `ALIASES` are the
-names that papers use.
+names that papers use. "early" and "late" are the means of the first and the last third.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ HOW: Mapping[str, Callable[[np.ndarray], float]] = {
     "last": lambda x: float(x[-1]),
     "sum": lambda x: float(x.sum()),
     "sd": lambda x: float(x.std()),
+    "early": lambda x: float(x[: (len(x) + 2) // 3].mean()),
+    "late": lambda x: float(x[2 * len(x) // 3 :].mean()),
 }
 ALIASES: Mapping[str, str] = {"ee_speed": "speed", "ee_height": "height", "action_entropy": "entropy_bits"}
 """Name that papers use -> step column of our environments."""
