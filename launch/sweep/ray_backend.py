@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from launch.loopback import is_loopback
 from launch.sweep.trial import Answer, Trial, Worker
 from launch.sweep.workers import Backend, Handle
 from policies.errors import BadInput, MissingExtra
@@ -21,6 +22,8 @@ from policies.errors import BadInput, MissingExtra
 OBJECT_STORE = 200 * 2**20
 """Bytes, of a Ray that is started here: tables are small."""
 LOOPBACK = "127.0.0.1"
+STAY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's variable for "this machine's address is loopback": without it Ray takes 127.0.0.1 for the address that others see."""
 
 
 class Actor:
@@ -84,6 +87,9 @@ class RayBackend(Backend):
         address: str | None = None,
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        place = address or os.environ.get("RAY_ADDRESS")
+        if place is None or is_loopback(place.rpartition(":")[0]):
+            os.environ.setdefault(STAY, "0")
         try:
             ray = importlib.import_module("ray")
         except ImportError:

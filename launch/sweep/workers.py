@@ -106,13 +106,14 @@ class Pool:
                         left.appendleft(trial)
                     else:
                         yield Answer(trial.key, None, f"its worker died, {TRIES} times; the last time: {error!r}", 0.0)
+                if error is not None:
+                    self._places.pop(place).close()
                 if not left:
                     continue
                 if error is None:
                     trial = left.popleft()
                     running[self._places[place].ask(trial)] = (place, trial)
                 else:
-                    self._places.pop(place).close()
                     starting[self._start(place).ready] = place
 
     def _start(self, place: int) -> Handle:
