@@ -123,7 +123,9 @@ def show(console: Any, found: Found, rounds: int) -> None:
         table.add_row(name, f"{wall.median:.2f} ({wall.low:.2f} to {wall.high:.2f})", f"{busy.median:.3f}")
     console.print(table)
     spread = Spread.of(found.ratios)
-    console.print(f"ray / local: {spread.median:.3f} ({spread.low:.3f} to {spread.high:.3f}), expected at most {LIMIT:g}")
+    console.print(
+        f"ray / local: {spread.median:.3f} ({spread.low:.3f} to {spread.high:.3f}), expected at most {LIMIT:g}"
+    )
 
 
 def main() -> int:

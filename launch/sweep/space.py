@@ -6,7 +6,8 @@ sweep goes on after a kill, and why it is the same with one worker and with fort
 
 Adaptive search is Optuna's (Akiba et al. 2019, arXiv 1907.10902), by ask and tell. We differ from its `optimize`: a round of
 constant size is asked at once, so that workers do not wait for one another, and points of a round do not know of each other's
-results (TPE then assumes bad ones for them, `constant_liar`).
+results (TPE then assumes bad ones for them, `constant_liar`). A trial that failed is told as the worst result so far: samplers leave
+failures out, and would ask where nothing is known again and again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib
 import itertools
 import json
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -182,11 +184,15 @@ class Adaptive(Search):
             ) from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.axes, self._count, self.round_size = tuple(axes), count, round_size
-        self._study = optuna.create_study(
-            direction="maximize" if maximise else "minimize", sampler=SAMPLERS[sampler](optuna, seed, round_size)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study = optuna.create_study(
+                direction="maximize" if maximise else "minimize", sampler=SAMPLERS[sampler](optuna, seed, round_size)
+            )
         self._failed = optuna.trial.TrialState.FAIL
+        self.maximise = maximise
         self._open: list[Any] = []
+        self._told: list[float] = []
         self._done = 0
 
     @property
@@ -200,11 +206,15 @@ class Adaptive(Search):
         return [{axis.name: self._suggest(trial, axis) for axis in self.axes} for trial in self._open]
 
     def tell(self, values: Sequence[float | None]) -> None:
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        self._told += known
         for trial, value in zip(self._open, values, strict=True):
-            if value is None or not math.isfinite(value):
-                self._study.tell(trial, state=self._failed)
-            else:
+            if value is not None and math.isfinite(value):
                 self._study.tell(trial, value)
+            elif self._told:
+                self._study.tell(trial, min(self._told) if self.maximise else max(self._told))
+            else:
+                self._study.tell(trial, state=self._failed)
         self._done += len(values)
         self._open = []
 

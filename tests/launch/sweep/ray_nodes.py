@@ -34,7 +34,11 @@ def patient() -> None:
     from ray._private import services
 
     start = services.start_raylet
-    unused = (_raylet.METRICS_AGENT_PORT_NAME, _raylet.METRICS_EXPORT_PORT_NAME, _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME)
+    unused = (
+        _raylet.METRICS_AGENT_PORT_NAME,
+        _raylet.METRICS_EXPORT_PORT_NAME,
+        _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
+    )
 
     def start_raylet(*args, **kwargs):  # type: ignore[no-untyped-def]
         given = inspect.signature(start).bind(*args, **kwargs).arguments
@@ -51,7 +55,12 @@ def main(nodes: int, cpus: int) -> None:
     from ray.cluster_utils import Cluster
 
     patient()
-    own = {"num_cpus": cpus, "object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1", "include_log_monitor": False}
+    own = {
+        "num_cpus": cpus,
+        "object_store_memory": 100 * 2**20,
+        "node_ip_address": "127.0.0.1",
+        "include_log_monitor": False,
+    }
     cluster = Cluster(initialize_head=True, head_node_args={**own, "include_dashboard": False, "no_monitor": True})
     try:
         for _ in range(nodes - 1):

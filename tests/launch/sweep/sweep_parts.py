@@ -19,7 +19,7 @@ sweep: 1
 policy: bandit:ucb1
 tasks: [BanditGaussian5, BanditBernoulli5]
 seeds: 0-5
-measures: [return, cum_regret]
+measures: [return, regret]
 num_envs: 3
 vary:
   policy: [bandit:ucb1, bandit:thompson, bandit:nosuch]
@@ -68,7 +68,7 @@ def bandits(trials: int, horizon: int, seeds: int = 6) -> str:
     """A sweep of as many trials of UCB1 and Thompson sampling, each in a horizon of its own."""
     horizons = json.dumps([horizon + number for number in range(trials // 2)])
     return (
-        f"sweep: 1\npolicy: bandit:ucb1\ntasks: BanditGaussian5\nseeds: 0-{seeds - 1}\nmeasures: [return, cum_regret]\n"
+        f"sweep: 1\npolicy: bandit:ucb1\ntasks: BanditGaussian5\nseeds: 0-{seeds - 1}\nmeasures: [return, regret]\n"
         f"num_envs: 3\nvary:\n  policy: [bandit:ucb1, bandit:thompson]\n  horizon: {{path: env.horizon, values: {horizons}}}\n"
         "maximise: return\n"
     )

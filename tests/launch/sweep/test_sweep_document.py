@@ -63,10 +63,10 @@ def test_the_key_is_that_of_the_description_and_of_the_files(folder: Path) -> No
     assert sweep.trial(point).key != sweep.trial({**point, "layer": 0}).key
     assert sweep.trial(point).key != sweep.trial(point, seeds=(7,)).key
     assert parse(TEXT.replace("num_envs: 2", "num_envs: 3"), folder).trial(point).key != sweep.trial(point).key
-    before = (folder / "some.safetensors").read_bytes()
+    before, key = (folder / "some.safetensors").read_bytes(), sweep.trial(point).key
     try:
         (folder / "some.safetensors").write_bytes((folder / "other.safetensors").read_bytes())
-        assert parse(TEXT, folder).trial(point).key != sweep.trial(point).key
+        assert parse(TEXT, folder).trial(point).key != key
     finally:
         (folder / "some.safetensors").write_bytes(before)
 
@@ -107,7 +107,7 @@ def test_anything_varies_by_its_path(folder: Path) -> None:
         ("layer: [0, 1]", "seed: [0-2, x]", 13, "seed = 'x'"),
         ("layer: [0, 1]", "ee_speed: [0]", 13, "column of the tables"),
         ("layer: [0, 1]", "control: [rando 1]", 13, "random SEED"),
-        ("layer: [0, 1]", "layer: {from: 0, to: 2, integer: true}", 12, "grid needs lists"),
+        ("layer: [0, 1]", "layer: {from: 0, to: 2, integer: true}", 13, "grid needs lists"),
         ("layer: [0, 1]", "layer: {from: 2, to: 0}", 13, "from a smaller"),
         ("layer: [0, 1]", "layer: {from: 2, values: [1]}", 13, "either values"),
         ("[-0.5, 0, 0.5]", "[-0.5, .nan]", 14, "finite"),
@@ -128,7 +128,9 @@ def test_mistakes_are_told_with_their_line(folder: Path, old: str, new: str, lin
 
 
 def test_a_recipe_can_be_swept(folder: Path) -> None:
-    (folder / "slow.yaml").write_text("recipe: 1\npolicy: flow-medium\nparts:\n  - {add: some.safetensors, strength: 0.3}\n")
+    (folder / "slow.yaml").write_text(
+        "recipe: 1\npolicy: flow-medium\nparts:\n  - {add: some.safetensors, strength: 0.3}\n"
+    )
     text = "sweep: 1\nrecipe: slow.yaml\ntasks: PressButton\nseeds: [5]\nvary: {strength: [0.1, 0.2]}\n"
     sweep = parse(text, folder)
     assert sweep.trial({"strength": 0.2}).settings["parts"] == [{"add": "some.safetensors", "strength": 0.2}]

@@ -26,9 +26,24 @@ PATIENCE = 240.0
 
 
 def start(text: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from launch.cli import main; main()", "sweep", str(text), "--out", str(out), "--json", *more]
+    command = [
+        sys.executable,
+        "-c",
+        "from launch.cli import main; main()",
+        "sweep",
+        str(text),
+        "--out",
+        str(out),
+        "--json",
+        *more,
+    ]
     return subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -26,7 +26,9 @@ def cluster() -> Iterator[str]:
     """The address of two nodes with two CPUs each."""
     pytest.importorskip("ray")
     command = [sys.executable, str(Path(__file__).parent / "ray_nodes.py"), "2", "2"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     address = process.stdout.readline().strip()
