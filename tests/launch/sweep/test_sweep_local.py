@@ -13,15 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sweep_parts import Here, assert_equal, bandits, sweep_of
 
 from launch.sweep.local import Local
 from launch.sweep.run import run
 from launch.sweep.store import Store
 from policies.errors import BadInput
-from sweep_parts import Here, assert_equal, bandits, sweep_of
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 240.0
+PATIENCE = 900.0
 """Seconds until a test gives up; nothing depends on how long things take."""
 
 

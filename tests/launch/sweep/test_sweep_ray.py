@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sweep_parts import Here, assert_equal, bandits, sweep_of
+from test_sweep_local import answered, start, until
 
 from launch.sweep.ray_backend import RayBackend
 from launch.sweep.run import run
 from launch.sweep.store import Store
 from policies.errors import MissingExtra
-from sweep_parts import Here, assert_equal, bandits, sweep_of
-from test_sweep_local import answered, start, until
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset
 import pytest
+from sweep_parts import BANDITS, Here, assert_equal, sweep_of
 
 from launch.sweep.run import run
 from launch.sweep.store import Store
@@ -20,7 +21,6 @@ from steer_agents.direction import Direction
 from steer_agents.evaluation.intervals import mean_interval
 from steer_agents.interventions import Add
 from steer_agents.sites import Site
-from sweep_parts import BANDITS, Here, assert_equal, sweep_of
 
 STEERED = """\
 sweep: 1
