@@ -57,8 +57,12 @@ def sweep_(
 
         return Local(sweep.files, workers, sweep.resources)
 
-    with _bar() as say:
-        outcome = run(sweep, folder, made, resume, retry, say)
+    try:
+        with _bar() as say:
+            outcome = run(sweep, folder, made, resume, retry, say)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command with --resume goes on where it stopped")
+        sys.exit(130)
     measures = [*sweep.settings["measures"]]
     objective = sweep.objective or (measures[0], True)
     _show(outcome, folder, objective, has_objective=sweep.objective is not None, json=json)

@@ -146,8 +146,13 @@ def trial_table(
 
 
 def square(long: pd.DataFrame, measure: str) -> list[dict[str, Any]]:
-    """Layers down, strengths across, "mean [low, high]" in the cells; where other axes vary too, the mean over their trials alone."""
+    """Layers down, strengths across, "mean [low, high]" in the cells; where other axes vary too, the mean over their trials alone.
+
+    Controls are left out, where the direction itself was tried too.
+    """
     told = long[(long["role"] == "search") & (long["measure"] == measure)]
+    if "control" in told and (told["control"] == "none").any():
+        told = told[told["control"] == "none"]
     rows = []
     for layer, group in told.groupby("layer", sort=False):
         row: dict[str, Any] = {"layer": layer}
