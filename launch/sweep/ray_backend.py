@@ -16,7 +16,7 @@ from typing import Any
 
 from launch.loopback import is_loopback
 from launch.sweep.trial import Answer, Trial, Worker
-from launch.sweep.workers import Backend, Handle
+from launch.sweep.workers import Backend, Handle, WorkersLost
 from policies.errors import BadInput, MissingExtra
 
 OBJECT_STORE = 200 * 2**20
@@ -77,6 +77,7 @@ class RayBackend(Backend):
     Raises:
         MissingExtra: Ray is not installed.
         BadInput: no cluster at the address, or no room for that many actors.
+        WorkersLost: a Ray of its own did not start.
     """
 
     def __init__(
@@ -129,7 +130,12 @@ def _connect(ray: Any, address: str | None, cpus: int | None) -> None:
             where = address or os.environ["RAY_ADDRESS"]
             raise BadInput(f"sweep: no Ray cluster at {where}: {error}. Start one with `ray start --head`.") from error
         return
-    ray.init(num_cpus=cpus, object_store_memory=OBJECT_STORE, _node_ip_address=LOOPBACK, **quiet)
+    try:
+        ray.init(num_cpus=cpus, object_store_memory=OBJECT_STORE, _node_ip_address=LOOPBACK, **quiet)
+    except Exception as error:  # Ray raises a bare Exception, e.g. where its node does not come up in time
+        raise WorkersLost(
+            f"Ray did not start on this machine: {error} A busy machine needs another try; or use --backend local."
+        ) from error
 
 
 def _room(ray: Any, needs: Mapping[str, float]) -> int:
