@@ -16,8 +16,8 @@ from typing import Any
 
 from launch.loopback import is_loopback
 from launch.sweep.trial import Answer, Trial, Worker
-from launch.sweep.workers import Backend, Handle, WorkersLost
-from policies.errors import BadInput, MissingExtra
+from launch.sweep.workers import Backend, Handle
+from policies.errors import BadInput, MissingExtra, WorkersLost
 
 OBJECT_STORE = 200 * 2**20
 """Bytes, of a Ray that is started here: tables are small."""

@@ -15,14 +15,10 @@ from types import TracebackType
 from typing import Any
 
 from launch.sweep.trial import Answer, Trial
-from policies.errors import BadInput, SteerError
+from policies.errors import BadInput, WorkersLost
 
 TRIES = 3
 """Workers that a trial may cost, and workers in a row that may die before they are ready."""
-
-
-class WorkersLost(SteerError, RuntimeError):
-    """No worker is left, and none can be started; the message says what happened to the last."""
 
 
 class Handle(ABC):

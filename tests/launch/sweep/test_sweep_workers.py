@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from launch.sweep.trial import Answer, Trial
-from launch.sweep.workers import TRIES, Backend, Handle, Pool, WorkersLost
-from policies.errors import BadInput
+from launch.sweep.workers import TRIES, Backend, Handle, Pool
+from policies.errors import BadInput, WorkersLost
 
 
 class Scripted(Backend):
