@@ -108,3 +108,7 @@ class NoAnswer(SteerError, TimeoutError):
 
 class RobotFault(SteerError, ConnectionError):
     """A robot stopped itself, cannot be reached, or refuses to move; the message says what to do at the machine."""
+
+
+class WorkersLost(SteerError, RuntimeError):
+    """The workers of a sweep die before they can work, or their engine does not start; the message says what happened to the last."""
