@@ -1,5 +1,5 @@
 """The command line: `steer-agents list | demos | experiment | recipe | rollout | compare | find | neurons | show | reward | train |
-doctor | rebuild`, and what `cli_robot.py` adds.
+doctor | rebuild`, and what `cli_robot.py` and `cli_report.py` add.
 
 Every command prints tables for people; `--json` prints the same for programs. A mistake in what was asked gives one clear
 message and exit status 2, never a traceback.
@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from launch import cli_recipe, cli_robot
+from launch import cli_recipe, cli_report, cli_robot
 from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
@@ -578,6 +578,7 @@ def libero_table(
     print_rows(module.table(out), "LIBERO, success [%]", json)
 
 
+assert cli_report.__name__  # importing it adds its commands
 GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
 """Words that have commands of their own."""
 
