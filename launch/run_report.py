@@ -227,7 +227,7 @@ def _rows(found: Mapping[str, Sequence[Comparison]]) -> pd.DataFrame:
             "steered": name,
             "its value": one.side_a.value,
             "difference": one.value,
-            "95 % interval": f"{show(one.low)} to {show(one.high)}",
+            "95 % interval": f"{show(one.low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{show(one.high)}",
             "p": f"{one.p_value:.2g}",
             "pairs": one.n,
             "effect": "shown" if one.shown else "not shown",
@@ -363,9 +363,10 @@ def _films(runs: Sequence[Named], seeds: Sequence[int], notes: list[str], tell: 
     envs_ = [played_again.environment_of(one.run.config) for one in runs]
     for number, seed in enumerate(seeds, 1):
         tell(f"playing seed {seed} again ({number} of {len(seeds)})", 0.2 + 0.7 * (number - 1) / len(seeds))
-        takes = []
+        takes, seconds = list[Take](), 0.0
         for one, env in zip(runs, envs_, strict=True):
             played = played_again.play_again(one.run, seed, env)
+            seconds = max(seconds, len(played.frames) / played.fps)
             if played.differs:
                 differing.append(f"{one.name}, seed {seed}: {played.differs}")
             ended = f"{_ended(played.success)} after {len(played.frames) - 1} steps"
@@ -378,7 +379,7 @@ def _films(runs: Sequence[Named], seeds: Sequence[int], notes: list[str], tell: 
         if weight > FILM_BYTES:
             notes.append(f"Films: {len(made)} of {len(seeds)} seeds, so that the page stays small.")
             break
-        made.append(Together(f"seed {seed}", f"Seed {seed}, the same start in every film.", takes))
+        made.append(Together(f"seed {seed}", f"Seed {seed}, the same start in every film.", takes, seconds))
     for env in envs_:
         env.close()
     kept = (

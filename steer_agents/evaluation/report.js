@@ -3,7 +3,7 @@
 for (const group of document.querySelectorAll("[data-together]")) {
   const films = [...group.querySelectorAll("video")], player = group.querySelector(".player");
   const button = player.querySelector("button"), place = player.querySelector("input"), time = player.querySelector("output");
-  const length = () => Math.max(0, ...films.map(film => film.duration || 0));
+  const length = () => Math.max(...films.map(film => film.duration || 0)) || Number(group.dataset.together);
   const longest = () => films.reduce((one, film) => (film.duration || 0) > (one.duration || 0) ? film : one);
   const playing = () => films.some(film => !film.paused && !film.ended);
   const show = () => {

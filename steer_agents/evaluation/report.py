@@ -90,11 +90,13 @@ class Together:
     Args:
         name: what they have in common ("seed 7"); caption: below them.
         takes: side by side.
+        seconds: that the longest takes.
     """
 
     name: str
     caption: str
     takes: Sequence[Take]
+    seconds: float = 0.0
 
 
 def write_report(
@@ -287,6 +289,7 @@ def _group(group: Together) -> dict[str, Any]:
     return {
         "name": group.name,
         "caption": group.caption,
+        "seconds": round(group.seconds, 2),
         "takes": [
             {
                 "name": take.name,
