@@ -72,7 +72,7 @@ def report_runs(
     chosen = list(measures) or [name for name in USUAL if all(_has(one.run, name) for one in runs)]
     tables = [_measured(one.run, chosen) for one in runs]
     base, others = runs[0], runs[1:]
-    notes, sections, films = [], [], list[Together]()
+    notes, sections, films = list[str](), list[Section](), list[Together]()
     tell("comparing" if others else "describing", 0.0)
     if others:
         found = {one.name: _compared(one, base, tables, runs, chosen, notes) for one in others}
