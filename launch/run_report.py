@@ -297,11 +297,9 @@ def _steering(described: Mapping[str, Any] | None) -> str:
 
 
 def _part(part: Mapping[str, Any], limit: int = 8) -> str:
-    kind = next((str(value) for value in part.values() if isinstance(value, str)), "part")
+    kind = next((f"{key}: {value}" for key, value in part.items() if isinstance(value, str)), "part")
     plain = {
-        key: value
-        for key, value in part.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and value != kind
+        key: value for key, value in part.items() if isinstance(value, int | float) and not isinstance(value, bool)
     }
     told = ", ".join(f"{key} {show(value)}" for key, value in list(plain.items())[:limit])
     return f"{kind} ({told})" if told else kind
@@ -311,7 +309,7 @@ def _made(one: Named) -> str:
     """The command that made a run, where one command can have made it."""
     config, env = one.run.config, one.run.config["env"]
     name = config["policy"].get("name")
-    if config["steerer"] is not None or not env.get("id") or config["options"] or not name:
+    if config["steerer"] is not None or not env.get("id") or config["options"] or config["max_steps"] or not name:
         return f"# {one.name}: made by rollout(...) with what Configuration says"
     words = ["steer-agents", "rollout", str(name), str(env["id"]), "--episodes", str(config["episodes"]), "--seed",
              str(config["seed"]), "--num-envs", str(config["num_envs"]), "--out", str(one.run.folder)]  # fmt: skip

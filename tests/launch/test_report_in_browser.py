@@ -79,11 +79,11 @@ def test_the_keyboard_reaches_everything_in_order(browser: Any, report: Path) ->
     page.set_default_timeout(PATIENCE)
     page.goto(report.as_uri(), timeout=PATIENCE)
     seen = []
-    for _ in range(24):
+    focused = "document.activeElement.tagName + ' ' + (document.activeElement.textContent || '').trim()"
+    while len(seen) < 40 and not (seen and seen[-1].startswith("BODY")) and seen.count("A Skip to the results") < 2:
         page.keyboard.press("Tab")
-        seen.append(
-            page.evaluate("document.activeElement.tagName + ' ' + (document.activeElement.textContent || '').trim()")
-        )
+        seen.append(page.evaluate(focused))
+    seen = seen[:-1]  # round again
     assert seen[0] == "A Skip to the results"
     buttons = [place for place, one in enumerate(seen) if one.startswith("BUTTON Play together")]
     assert len(buttons) == 2

@@ -52,8 +52,8 @@ def test_two_runs_are_compared_and_the_page_says_what_compare_says(runs: Path, t
     for words in (
         "still against unsteered",
         "not steered",
-        "ConstantNoise",
-        "steer-agents rollout flow-medium",
+        "noise: constant",
+        "# unsteered: made by rollout(...)",
         "not corrected",
     ):
         assert words in text
