@@ -1,6 +1,7 @@
 """The command line: `steer-agents list | demos | experiment | recipe | rollout | compare | find | neurons | show | reward | train |
 doctor | rebuild`, and what `cli_dose.py` and `cli_robot.py` add.
 doctor | rebuild`, and what `cli_robot.py` and `cli_sweep.py` add.
+doctor | rebuild`, and what `cli_robot.py` and `cli_report.py` add.
 
 Every command prints tables for people; `--json` prints the same for programs. A mistake in what was asked gives one clear
 message and exit status 2, never a traceback.
@@ -21,6 +22,7 @@ from rich.markup import escape
 from launch import cli_dose, cli_recipe, cli_robot, cli_statistics
 from launch import cli_recipe, cli_robot, cli_stress
 from launch import cli_recipe, cli_robot, cli_sweep
+from launch import cli_recipe, cli_report, cli_robot
 from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
@@ -598,6 +600,7 @@ def libero_table(
 
 assert cli_stress.__name__  # importing it adds its command
 assert cli_sweep.__name__  # importing it adds its command
+assert cli_report.__name__  # importing it adds its commands
 GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
 """Words that have commands of their own."""
 assert all((cli_dose, cli_statistics))  # importing them adds their commands

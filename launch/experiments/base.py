@@ -178,6 +178,13 @@ def write_outcome(
             "command": command,
             "seconds": round(seconds, 1),
             "environment": environment,
+            "page": {
+                "title": outcome.title,
+                "question": outcome.question,
+                "notes": outcome.notes,
+                "figures": [{"name": one.name, "caption": one.caption, "alt": one.alt} for one in outcome.figures],
+                "films": [{"name": one.name, "caption": one.caption, "alt": one.alt} for one in outcome.films],
+            },
             **outcome.extra,
         }
     )
