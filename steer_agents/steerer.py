@@ -202,9 +202,18 @@ class Attached:
     ) -> None:
         self._remove()
         if kind is None and self.steerer.require_fired:
-            silent = [hook for hook in self._hooks if not (hook.ever_fired or hook.fired)]
-            if silent:
-                raise SiteNeverFired(self._never_fired(silent, "while steering was attached"))
+            self.check_fired()
+
+    def check_fired(self) -> int:
+        """How many sites have fired since this was attached; for hosts that never leave the with block, after their first chunk.
+
+        Raises:
+            SiteNeverFired: one has not.
+        """
+        silent = [hook for hook in self._hooks if not (hook.ever_fired or hook.fired)]
+        if silent:
+            raise SiteNeverFired(self._never_fired(silent, "while steering was attached"))
+        return len(self._hooks)
 
     def _remove(self) -> None:
         for handle in self._handles:

@@ -29,7 +29,7 @@ class SimFollowerConfig(RobotConfig):
         obs_type: "state" or "pixels_agent_pos"; camera_size: of the pictures [pixels].
         fps: targets per second.
         real_time: a process with a clock of its own; otherwise every action sent is one period.
-        trace: .npz that the process leaves when it ends, whoever ended (see `SimArm.trace`).
+        trace: .npz that is left when it disconnects, in real time whoever ended (see `SimArm.trace`).
     """
 
     task: str = "PutBowlOnPlate"

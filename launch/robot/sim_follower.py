@@ -30,7 +30,7 @@ from envs.tabletop.scene import CAMERAS
 from launch.robot.actions import TabletopDeltas
 from launch.robot.config_sim_follower import SimFollowerConfig
 from launch.robot.sim_arm import ACTIONS, FINGERS, FORCE, SimArm
-from launch.robot.sim_process import live
+from launch.robot.sim_process import live, save_trace
 from launch.robot.wire import pack, unpack
 from policies.errors import BadInput
 
@@ -186,6 +186,8 @@ class SimFollower(Robot):
         if not self.is_connected:
             raise DeviceNotConnectedError(f"{self} is not connected.")
         if self._arm is not None:
+            if self.config.trace is not None:
+                save_trace(self._arm, self.config.trace)
             self._arm.close()
             self._arm = None
             return

@@ -88,6 +88,7 @@ class SteeredPolicy(PreTrainedPolicy):
         self.__dict__["_attached"] = self.recipe.steerer().attach(adapter)
         self._attached.__enter__()
         _LOG.info("%s is %s", config.the_base(), _told(self.recipe))
+        self._fired: int | None = None
         self._n_action_steps = adapter.n_action_steps
         self._episodes = 0
         self.reset()
@@ -193,6 +194,9 @@ class SteeredPolicy(PreTrainedPolicy):
                     chunk: torch.Tensor = self._adapter._plan(batch)
                 else:
                     chunk = self._sampler(**batch)
+            if self._fired is None:  # LeRobot's loops never leave the steering, which would ask this
+                self._fired = self._attached.check_fired()
+                _LOG.info("the first chunk: steering fired at %d site(s)", self._fired)
             return chunk.to(device)
 
     # ---- live strengths
