@@ -31,7 +31,7 @@ from launch.robot.gate import Gate
 from launch.robot.operator import Operator
 from launch.robot.preflight import QUESTIONS, Check, checks, confirm
 from launch.robot.sim_arm import ACTIONS, FORCE
-from launch.robot.worker import InferenceProcess
+from launch.robot.worker import NO_ANSWER, InferenceProcess
 from policies.errors import BadInput, nearest
 from steer_agents.envelope import SafetyEnvelope
 
@@ -217,20 +217,23 @@ def _latency(loop: ControlLoop, process: InferenceProcess, adapter: Adapter) -> 
     Raises:
         BadInput: the policy does not take the observation, or gives no chunk.
     """
-    spent = 0.0
-    for _ in range(2):
-        began = time.monotonic()
+    counts, until = process.tally.counts, time.monotonic() + FIRST_CHUNK
+    spent: list[float] = []
+    while len(spent) < 2:
+        began, late = time.monotonic(), counts.get(NO_ANSWER, 0)
         process.ask(adapter.observe(loop.observation), began, True, {})
-        while process.answer(began) is None:
-            if process.tally.counts:
+        while (chunk := process.answer(began)) is None and counts.get(NO_ANSWER, 0) == late:
+            if set(counts) - {NO_ANSWER}:
                 raise BadInput(
                     f"the policy does not take the robot's observation: {process.tally.last_error or 'its process ended'}"
                 )
-            if time.monotonic() - began > FIRST_CHUNK:
+            if time.monotonic() > until:
                 raise BadInput(f"the policy gave no chunk within {FIRST_CHUNK:g} s, so nothing was sent.")
             time.sleep(0.002)
-        spent = time.monotonic() - began
-    return spent
+        if chunk is not None:
+            spent.append(time.monotonic() - began)
+    counts.pop(NO_ANSWER, None)  # a server's first chunk is slow too: asked again
+    return spent[-1]
 
 
 def _report(console: Console, found: Sequence[Check], harmless: bool) -> None:
