@@ -240,9 +240,18 @@ class Attached:
     ) -> None:
         self._remove()
         if kind is None and self.steerer.require_fired:
-            silent = [hook for hook in self._hooks if not (hook.ever_fired or hook.fired)]
-            if silent:
-                raise SiteNeverFired(self._never_fired(silent, "while steering was attached"))
+            self.check_fired()
+
+    def check_fired(self) -> int:
+        """How many sites have fired since this was attached; for hosts that never leave the with block, after their first chunk.
+
+        Raises:
+            SiteNeverFired: one has not.
+        """
+        silent = [hook for hook in self._hooks if not (hook.ever_fired or hook.fired)]
+        if silent:
+            raise SiteNeverFired(self._never_fired(silent, "while steering was attached"))
+        return len(self._hooks)
 
     def _turner(self, part: Intervention | DecisionPart | SamplingPart) -> Callable[[np.ndarray], None]:
         """What sets the strengths (B,) of a part: of an intervention here, of all others by the part itself."""

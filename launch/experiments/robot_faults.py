@@ -49,10 +49,21 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Inject, then count."""
     say.plan([s.faults / 5, s.signals * 3 + 20, s.kills * 10, s.servers * 25])
     say.stage(f"{s.faults} faults in simulated time")
-    rows = robot_faults_simulated.simulate(s.policy, s.faults, s.seed, lambda number: None)
+
+    def told(number: int) -> None:
+        if number and number % 100 == 0:
+            say.note(f"{number} of {s.faults}")
+
+    rows = robot_faults_simulated.simulate(s.policy, s.faults, s.seed, told)
     flight = folder / f"flight-{pd.Timestamp.now():%Y%m%d-%H%M%S}"
     say.stage(f"{s.signals} signals in real time")
-    real = robot_faults_real.signals(s.policy, s.signals, s.seed, flight, lambda number: None) if s.signals else []
+    real = (
+        robot_faults_real.signals(
+            s.policy, s.signals, s.seed, flight, lambda number: say.note(f"{number + 1} of {s.signals}")
+        )
+        if s.signals
+        else []
+    )
     say.stage(f"{s.kills} control processes killed")
     real += [robot_faults_real.killed_client(s.seed + number) for number in range(s.kills)]
     say.stage(f"{s.servers} policy servers killed under a flight")

@@ -7,10 +7,14 @@ from pathlib import Path
 
 from lerobot.robots import RobotConfig
 
+from envs.tabletop.scene import CONTROL_DT
 from envs.tabletop.tasks import TASKS
 from policies.errors import BadInput, nearest
 
 _OBS_TYPES = ("state", "pixels_agent_pos")
+_ACTIONS = ("targets", "deltas")
+DELTA_FPS = round(1 / CONTROL_DT)
+"""Deltas a second: what the tabletop's policies are trained at."""
 
 
 @RobotConfig.register_subclass("sim_follower")
@@ -20,15 +24,18 @@ class SimFollowerConfig(RobotConfig):
 
     Args:
         task: of the tabletop; seed: of its initial state; init_state_id: one of the 50 fixed ones instead.
+        actions: "targets", what `deploy` sends from behind its gate; or "deltas", the tabletop's own actions 20 times a second, for
+            LeRobot's own tools (see `sim_follower`).
         obs_type: "state" or "pixels_agent_pos"; camera_size: of the pictures [pixels].
         fps: targets per second.
         real_time: a process with a clock of its own; otherwise every action sent is one period.
-        trace: .npz that the process leaves when it ends, whoever ended (see `SimArm.trace`).
+        trace: .npz that is left when it disconnects, in real time whoever ended (see `SimArm.trace`).
     """
 
     task: str = "PutBowlOnPlate"
     seed: int = 0
     init_state_id: int | None = None
+    actions: str = "targets"
     obs_type: str = "state"
     camera_size: int = 128
     fps: int = 30
@@ -41,3 +48,11 @@ class SimFollowerConfig(RobotConfig):
             raise BadInput(f"sim_follower: task {self.task!r} is unknown{nearest(self.task, TASKS)}")
         if self.obs_type not in _OBS_TYPES:
             raise BadInput(f"sim_follower: obs_type={self.obs_type!r} is unknown{nearest(self.obs_type, _OBS_TYPES)}")
+        if self.actions not in _ACTIONS:
+            raise BadInput(f"sim_follower: actions={self.actions!r} is unknown{nearest(self.actions, _ACTIONS)}")
+        if self.actions == "deltas" and (self.fps != DELTA_FPS or self.obs_type != "pixels_agent_pos"):
+            raise BadInput(
+                f"sim_follower: deltas are made for fps={DELTA_FPS} and obs_type='pixels_agent_pos', got fps={self.fps} and "
+                f"obs_type={self.obs_type!r}; give --robot.fps={DELTA_FPS} --robot.obs_type=pixels_agent_pos (and the same --fps to the "
+                "tool that drives it)."
+            )

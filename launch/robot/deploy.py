@@ -31,11 +31,14 @@ from launch.robot.gate import Gate
 from launch.robot.operator import Operator
 from launch.robot.preflight import QUESTIONS, Check, checks, confirm
 from launch.robot.sim_arm import ACTIONS, FORCE
-from launch.robot.worker import InferenceProcess
+from launch.robot.worker import NO_ANSWER, InferenceProcess
 from policies.errors import BadInput, nearest
 from steer_agents.envelope import SafetyEnvelope
 
 assert config_sim_follower.__name__  # importing it registers `sim_follower`
+
+FIRST_CHUNK = 120.0
+"""How long the first chunk may take, on the ground [s]: steering that needs gradients loads what they need."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ def deploy(
             )  # fmt: skip
             loop.start(time.monotonic())
             latency = _latency(loop, process, adapter)
+            process.reset(seed, info)  # what was asked on the ground is no part of the episode
             _report(console, checks(hello.envelope, gate.period, latency), simulated or dry_run)
             if watch is not None:
                 sinks += watch(operator)
@@ -180,7 +184,7 @@ def deploy(
         process.close()
         for sink in sinks:
             sink.close()
-    console.print(f"stopped: {why}; {spent:.1f} s, {timing.summary()}")
+    console.print(f"stopped: {why}; {spent:.1f} s; {_told(timing.summary())}", soft_wrap=True)
     return Deployment(spent, why, dict(loop.counts), dict(process.tally.counts), timing.summary(), success)
 
 
@@ -207,29 +211,35 @@ def _connected(robot: Robot) -> Iterator[None]:
         robot.disconnect()
 
 
-def _latency(loop: ControlLoop, process: InferenceProcess, adapter: Adapter) -> float | None:
-    """How long a chunk takes, asked twice (the first one is slow) before anything moves; None if there is no answer."""
-    spent = None
-    for _ in range(2):
-        began = time.monotonic()
-        process.ask(adapter.observe(loop.observation), began, False, {})
-        spent = None
-        while time.monotonic() - began < 30.0:
-            if process.answer(time.monotonic()) is not None:
-                spent = time.monotonic() - began
-                break
-            if process.tally.counts:
+def _latency(loop: ControlLoop, process: InferenceProcess, adapter: Adapter) -> float:
+    """How long a steered chunk takes [s], asked twice before anything moves: the first one is slow, and nobody is killed for that here.
+
+    Raises:
+        BadInput: the policy does not take the observation, or gives no chunk.
+    """
+    counts, until = process.tally.counts, time.monotonic() + FIRST_CHUNK
+    spent: list[float] = []
+    while len(spent) < 2:
+        began, late = time.monotonic(), counts.get(NO_ANSWER, 0)
+        process.ask(adapter.observe(loop.observation), began, True, {})
+        while (chunk := process.answer(began)) is None and counts.get(NO_ANSWER, 0) == late:
+            if set(counts) - {NO_ANSWER}:
                 raise BadInput(
                     f"the policy does not take the robot's observation: {process.tally.last_error or 'its process ended'}"
                 )
+            if time.monotonic() > until:
+                raise BadInput(f"the policy gave no chunk within {FIRST_CHUNK:g} s, so nothing was sent.")
             time.sleep(0.002)
-    return spent
+        if chunk is not None:
+            spent.append(time.monotonic() - began)
+    counts.pop(NO_ANSWER, None)  # a server's first chunk is slow too: asked again
+    return spent[-1]
 
 
 def _report(console: Console, found: Sequence[Check], harmless: bool) -> None:
     for check in found:
         mark = {True: "ok  ", False: "NO  ", None: "warn"}[check.holds]
-        console.print(f"  {mark} {check.text}")
+        console.print(f"  {mark} {check.text}", soft_wrap=True)
     if any(check.holds is False for check in found) and not harmless:
         raise BadInput(
             f"preflight: {'; '.join(check.text for check in found if check.holds is False)}. Nothing was sent."
@@ -262,6 +272,7 @@ def _status(console: Console, loop: ControlLoop, dry_run: bool) -> Iterator[None
                     console.print(
                         f"would send {_numbers(tick.asked) or 'nothing'} [{tick.mode}] {', '.join(tick.decisions)}",
                         markup=False,
+                        soft_wrap=True,
                     )
             elif console.is_terminal:
                 console.print(status_line(tick), end="\r", markup=False, soft_wrap=True)
@@ -275,6 +286,14 @@ def _status(console: Console, loop: ControlLoop, dry_run: bool) -> Iterator[None
         thread.join(1.0)
         if console.is_terminal and not dry_run:
             console.print()
+
+
+def _told(timing: Mapping[str, float]) -> str:
+    """How even the steps were, in words."""
+    return (
+        f"{timing['steps']:.0f} steps, period error {timing['p50_ms']:.1f} ms at p50, {timing['p99_ms']:.1f} ms at p99, "
+        f"{timing['late']:.0f} late"
+    )
 
 
 def _numbers(values: Mapping[str, float]) -> str:

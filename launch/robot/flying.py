@@ -65,7 +65,7 @@ def fly(
             sinks.append(FlightRecorder(record, flight))
         if dashboard:
             page = Dashboard(operator).__enter__()
-            console.print(f"dashboard: {page.url}", markup=False)
+            console.print(f"dashboard: {page.url}", markup=False, soft_wrap=True)
             sinks.append(page)
         return sinks
 

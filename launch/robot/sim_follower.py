@@ -3,6 +3,14 @@
 In real time the arm lives in a process of its own, with its own clock, as the electronics of an arm do: it goes on when the control
 process is late, stalls or dies (and then stops by itself, see `sim_arm`). In lockstep (`real_time=False`) it lives in this
 process, and every action that is sent is one period of simulated time.
+
+It speaks in one of two ways, by `actions`:
+
+    targets   ee.x ee.y ee.z ee.wx ee.wy ee.wz ee.gripper_pos      absolute; what the gate of `deploy` sends
+    deltas    x.vel y.vel z.vel rotation_x.vel ... gripper.vel     the tabletop's actions in [-1, 1], integrated by `TabletopDeltas`
+
+LeRobot's own tools hand on only what is called `.pos` or `.vel`, and adapt nothing: with deltas their `observation.state` is the
+tabletop's `agent_pos`, their `action` its action, so that a policy trained on its demonstrations flies as it is. No gate stands before it.
 """
 
 from __future__ import annotations
@@ -19,18 +27,23 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnected
 
 from envs.tabletop.observations import N_ENVIRONMENT_STATE
 from envs.tabletop.scene import CAMERAS
+from launch.robot.actions import TabletopDeltas
 from launch.robot.config_sim_follower import SimFollowerConfig
 from launch.robot.sim_arm import ACTIONS, FINGERS, FORCE, SimArm
-from launch.robot.sim_process import live
+from launch.robot.sim_process import live, save_trace
 from launch.robot.wire import pack, unpack
 from policies.errors import BadInput
 
-_ANSWER, _START = 0.5, 60.0
+_ANSWER, _START = 0.5, 180.0
+DELTAS = tuple(f"{name}.vel" for name in ("x", "y", "z", "rotation_x", "rotation_y", "rotation_z", "gripper"))
+POSE = tuple(name.replace(".vel", ".pos") for name in DELTAS[:6])
+STATE = (*POSE, *FINGERS)
+"""`agent_pos` by name: position [m], axis-angle from the home orientation [rad], travel of both fingers [m]."""
 
 
 class SimFollower(Robot):
     """The robot. Actions: `sim_arm.ACTIONS`, absolute. Observation: the same names as measured, `finger_left.pos`, `finger_right.pos` [m],
-    `gripper.force` [N], and `environment_state` or the pictures `image`, `image2`."""
+    `gripper.force` [N], and `environment_state` or the pictures `image`, `image2`. With deltas: `DELTAS`; and `STATE`, force, pictures."""
 
     config_class = SimFollowerConfig
     name = "sim_follower"
@@ -47,14 +60,19 @@ class SimFollower(Robot):
 
     @cached_property
     def observation_features(self) -> dict[str, Any]:
-        features: dict[str, Any] = dict.fromkeys((*ACTIONS, *FINGERS, FORCE), float)
+        numbers = STATE if self._deltas else (*ACTIONS, *FINGERS)
+        features: dict[str, Any] = dict.fromkeys((*numbers, FORCE), float)
         if self.config.obs_type == "state":
             return features | {"environment_state": (N_ENVIRONMENT_STATE,)}
         return features | dict.fromkeys(CAMERAS, (self.config.camera_size, self.config.camera_size, 3))
 
     @cached_property
     def action_features(self) -> dict[str, Any]:
-        return dict.fromkeys(ACTIONS, float)
+        return dict.fromkeys(DELTAS if self._deltas else ACTIONS, float)
+
+    @property
+    def _deltas(self) -> bool:
+        return self.config.actions == "deltas"
 
     @property
     def arm(self) -> SimArm:
@@ -84,6 +102,7 @@ class SimFollower(Robot):
         if self.is_connected:
             raise DeviceAlreadyConnectedError(f"{self} is already connected.")
         config = self.config
+        self._target: np.ndarray | None = None
         if not config.real_time:
             self._arm = SimArm(config.task, config.obs_type, config.camera_size, config.fps)
             self.info = self._arm.reset(config.seed, config.init_state_id)
@@ -110,18 +129,48 @@ class SimFollower(Robot):
         Raises:
             ConnectionError: the arm's process does not answer.
         """
+        seen = self._look()
+        if not self._deltas:
+            return seen
+        pose = dict(zip(POSE, (seen[name] for name in ACTIONS[:6]), strict=True))
+        return pose | {name: value for name, value in seen.items() if name not in ACTIONS}
+
+    def _look(self) -> dict[str, Any]:
         return self._arm.observe() if self._arm is not None else self._ask("observe")
 
     def send_action(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        row = np.array([float(action[name]) for name in ACTIONS])
+        """See `Robot.send_action`; with deltas a whole `STATE` is taken too, as a target: LeRobot so brings an arm back when it ends.
+
+        Raises:
+            BadInput: names are missing, or numbers not finite.
+        """
+        names = (STATE if STATE[0] in action else DELTAS) if self._deltas else ACTIONS
+        if missing := [name for name in names if name not in action]:
+            raise BadInput(f"sim_follower: the action has no {missing}; it takes {list(names)}, got {sorted(action)}.")
+        numbers = np.array([float(action[name]) for name in names])
+        if not np.isfinite(numbers).all():
+            raise BadInput(f"sim_follower: expected finite numbers, got {dict(action)}.")
+        row = self._row(numbers) if self._deltas else numbers
+        self._send(row)
+        return dict(zip(names, numbers.tolist(), strict=True))
+
+    def _row(self, numbers: np.ndarray) -> np.ndarray:
+        """(7,) target of a (7,) delta, from the last target; or of an (8,) state."""
+        if len(numbers) == len(STATE):
+            self._target = np.append(numbers[:6], numbers[6:].sum())
+        else:
+            if self._target is None:
+                seen = self._look()
+                self._target = np.array([seen[name] for name in ACTIONS])
+            self._target = TabletopDeltas().targets(numbers[None], self._target)[0]
+        return self._target
+
+    def _send(self, row: np.ndarray) -> None:
         if self._arm is not None:
             self._arm.command(row)
             self._arm.run(self._arm.period)
         else:
-            if not np.isfinite(row).all():
-                raise BadInput(f"sim_follower: expected finite numbers, got {dict(action)}.")
             self._tell("command", row=row)
-        return dict(zip(ACTIONS, row.tolist(), strict=True))
 
     def progress(self) -> dict[str, Any]:
         """What the environment says of itself now: `is_success` and more."""
@@ -137,6 +186,8 @@ class SimFollower(Robot):
         if not self.is_connected:
             raise DeviceNotConnectedError(f"{self} is not connected.")
         if self._arm is not None:
+            if self.config.trace is not None:
+                save_trace(self._arm, self.config.trace)
             self._arm.close()
             self._arm = None
             return

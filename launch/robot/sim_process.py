@@ -54,10 +54,15 @@ def live(
         if left is not None:
             left -= 1
     if trace is not None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arm.trace())
-        write_bytes(trace, buffer.getvalue())
+        save_trace(arm, trace)
     arm.close()
+
+
+def save_trace(arm: SimArm, path: Path) -> None:
+    """Write what the actuator did, see `SimArm.trace`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arm.trace())
+    write_bytes(path, buffer.getvalue())
 
 
 def _answer(pipe: Connection, arm: SimArm, info: Mapping[str, Any]) -> None:

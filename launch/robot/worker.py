@@ -44,6 +44,10 @@ class Hello:
     executed: int
 
 
+NO_ANSWER = "no answer"
+"""In the tally: a server did not answer in time."""
+
+
 @dataclass
 class Tally:
     """What happened so far, by name."""
@@ -135,7 +139,7 @@ class InferenceProcess:
             return None
         self._asked_at = None
         if kind == "error":
-            self.tally.add("error")
+            self.tally.add(NO_ANSWER if fields.get("late") else "error")
             self.tally.last_error = str(fields["text"])
             return None
         return Chunk(**fields)
@@ -246,7 +250,8 @@ def _serve(pipe: Connection, recipe: Recipe, dt: float) -> None:
                 chunk = inference.infer(fields["observation"], fields["observed_at"], fields["steered"])
                 reply = pack("chunk", vars(chunk))
             except Exception as error:  # one bad question must not end the process
-                reply = pack("error", {"text": f"{type(error).__name__}: {error}"})
+                text, late = f"{type(error).__name__}: {error}", isinstance(error, TimeoutError)
+                reply = pack("error", {"text": text, "late": late})
             pipe.send_bytes(reply)
     except (EOFError, OSError):
         inference.close()

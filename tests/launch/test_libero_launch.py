@@ -171,7 +171,7 @@ print(json.dumps(found["tasks"]), [row["here"] for row in table(Path(sys.argv[1]
 @pytest.mark.slow
 def test_a_row_is_filled_by_a_tiny_model(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FILL, str(tmp_path)], capture_output=True, text=True, timeout=400,
+        [sys.executable, "-W", "ignore", "-c", FILL, str(tmp_path)], capture_output=True, text=True, timeout=1800,
         env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"},
     )  # fmt: skip
     assert '"success": 0, "episodes": 1, "errored": 0' in done.stdout, done.stderr[-3000:]

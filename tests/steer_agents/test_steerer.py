@@ -620,6 +620,11 @@ def test_a_site_that_never_fired_raises_on_leaving() -> None:
         pass  # nothing was run
     with sa.steer(model, part("add", model)):
         model.model(**inputs("llama"))  # a pass that does not go through the root module, but fires
+    with sa.steer(model, part("add", model), require_fired=False) as attached:
+        with pytest.raises(SiteNeverFired, match="while steering was attached"):
+            attached.check_fired()  # what hosts ask that never leave
+        model.model(**inputs("llama"))
+        assert attached.check_fired() > 0
     with sa.steer(model, part("ablate", model, site=Site("block_output", layer=0, tokens="last"))):
         outputs(model, inputs("llama"))
         with pytest.raises(BadInput, match=r"token scope 'last'.*not through its own forward"):

@@ -7,6 +7,7 @@ preprocessor has made and takes normalised chunks; `_InHost` stands where our ad
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from policies.lerobot.adapter import LeRobotDenoiser, LeRobotPolicy, Stock
 from steer_agents.recipe import Recipe
 from steer_agents.steerer import Attached
 
-TASK = "task"
+_LOG = logging.getLogger(__name__)
 
 
 class _InHost(Stock):
@@ -86,6 +87,8 @@ class SteeredPolicy(PreTrainedPolicy):
         self.__dict__["_adapter"], self.__dict__["_sampler"] = adapter, stock.sampler
         self.__dict__["_attached"] = self.recipe.steerer().attach(adapter)
         self._attached.__enter__()
+        _LOG.info("%s is %s", config.the_base(), _told(self.recipe))
+        self._fired: int | None = None
         self._n_action_steps = adapter.n_action_steps
         self._episodes = 0
         self.reset()
@@ -191,6 +194,9 @@ class SteeredPolicy(PreTrainedPolicy):
                     chunk: torch.Tensor = self._adapter._plan(batch)
                 else:
                     chunk = self._sampler(**batch)
+            if self._fired is None:  # LeRobot's loops never leave the steering, which would ask this
+                self._fired = self._attached.check_fired()
+                _LOG.info("the first chunk: steering fired at %d site(s)", self._fired)
             return chunk.to(device)
 
     # ---- live strengths
@@ -221,3 +227,13 @@ class SteeredPolicy(PreTrainedPolicy):
 
 def _tensors(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in batch.items() if name.startswith("observation") and torch.is_tensor(value)}
+
+
+def _told(recipe: Recipe) -> str:
+    """What a log should say: which parts steer, and how strongly."""
+    parts = [one.name if one.strength is None else f"{one.name} {one.strength:g}" for one in recipe.parts]
+    return (
+        f"steered by {', '.join(parts)} (recipe {recipe.digest()[:12]})"
+        if parts
+        else "not steered: no recipe, or one without parts"
+    )

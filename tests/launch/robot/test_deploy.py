@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import robot_parts
 from rich.console import Console
 
+from launch.robot import deploy as starting
 from launch.robot.config_sim_follower import SimFollowerConfig
 from launch.robot.contract import Tick
 from launch.robot.deploy import deploy, parse_robot, status_line
@@ -106,6 +108,48 @@ def test_inference_that_dies_is_started_again_until_it_has_died_too_often() -> N
 def test_a_recipe_that_does_not_load_says_why() -> None:
     with pytest.raises(SteerError, match="ValueError: no such recipe"):
         InferenceProcess(robot_parts.broken, 0.05)
+
+
+class OnTheGround:
+    """An inference process that takes some looks until it answers, or never does."""
+
+    def __init__(self, looks: int, counts: dict[str, int] | None = None, late: int = 0) -> None:
+        self.late = late
+        self.looks, self.asked, self.seen = looks, [], set[float]()  # type: ignore[var-annotated]
+        self.tally = SimpleNamespace(counts=counts or {}, last_error="no such key")
+
+    def ask(self, observation: Any, observed_at: float, steered: bool, strengths: Any) -> None:
+        self.asked.append((observed_at, steered))
+        self.left = self.looks
+
+    def answer(self, now: float) -> str | None:
+        self.seen.add(now - self.asked[-1][0])
+        self.left -= 1
+        if self.left == 0 and self.late:
+            self.late -= 1
+            self.tally.counts["no answer"] = self.tally.counts.get("no answer", 0) + 1
+            return None
+        return "chunk" if self.left == 0 else None
+
+
+def test_before_anything_moves_the_policy_is_asked_as_it_will_be_and_may_be_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop: Any = SimpleNamespace(observation={})
+    adapter: Any = SimpleNamespace(observe=lambda seen: seen)
+    process: Any = OnTheGround(looks=3)
+    assert starting._latency(loop, process, adapter) >= 0
+    assert [steered for _, steered in process.asked] == [True, True]
+    assert process.seen == {0.0}  # however long it takes, it is not told of time in which it could have stalled
+    far: Any = OnTheGround(looks=1, late=3)  # a server that was too slow three times
+    assert starting._latency(loop, far, adapter) >= 0
+    assert len(far.asked) == 5
+    assert far.tally.counts == {}
+    with pytest.raises(BadInput, match="no such key"):
+        starting._latency(loop, OnTheGround(0, {"error": 1}), adapter)  # type: ignore[arg-type]
+    monkeypatch.setattr(starting, "FIRST_CHUNK", 0.0)
+    with pytest.raises(BadInput, match="no chunk within 0 s"):
+        starting._latency(loop, OnTheGround(0), adapter)  # type: ignore[arg-type]
 
 
 KILLED = """
