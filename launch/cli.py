@@ -1,7 +1,5 @@
 """The command line: `steer-agents list | demos | experiment | recipe | rollout | compare | find | neurons | show | reward | train |
-doctor | rebuild`, and what `cli_dose.py` and `cli_robot.py` add.
-doctor | rebuild`, and what `cli_robot.py` and `cli_sweep.py` add.
-doctor | rebuild`, and what `cli_robot.py` and `cli_report.py` add.
+doctor | rebuild`, and what the other modules `cli_*` add.
 
 Every command prints tables for people; `--json` prints the same for programs. A mistake in what was asked gives one clear
 message and exit status 2, never a traceback.
@@ -19,10 +17,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from launch import cli_dose, cli_recipe, cli_robot, cli_statistics
-from launch import cli_recipe, cli_robot, cli_stress
-from launch import cli_recipe, cli_robot, cli_sweep
-from launch import cli_recipe, cli_report, cli_robot
+from launch import cli_dose, cli_recipe, cli_report, cli_robot, cli_statistics, cli_stress, cli_sweep
 from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
@@ -598,12 +593,9 @@ def libero_table(
     print_rows(module.table(out), "LIBERO, success [%]", json)
 
 
-assert cli_stress.__name__  # importing it adds its command
-assert cli_sweep.__name__  # importing it adds its command
-assert cli_report.__name__  # importing it adds its commands
+assert all((cli_dose, cli_report, cli_statistics, cli_stress, cli_sweep))  # importing them adds their commands
 GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
 """Words that have commands of their own."""
-assert all((cli_dose, cli_statistics))  # importing them adds their commands
 
 
 def main() -> None:

@@ -98,6 +98,7 @@ EXPERIMENTS: dict[str, Entry] = {
     "sequential-power": Entry(
         "launch.experiments.sequential_power",
         "what an anytime-valid test saves over a fixed number of episodes, and its error rate",
+    ),
     "stress": Entry(
         "launch.experiments.stress",
         "the fragility battery on a direction of a VLA, beside one of one task, a shuffled and a confounded one",
