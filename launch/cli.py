@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from launch import cli_dose, cli_recipe, cli_report, cli_robot, cli_statistics, cli_stress, cli_sweep
+from launch import cli_dose, cli_methods, cli_recipe, cli_report, cli_robot, cli_statistics, cli_stress, cli_sweep
 from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
@@ -32,13 +32,13 @@ def list_(what: tyro.conf.Positional[str] = "all", /, json: bool = False) -> Non
     from launch.experiments.registry import EXPERIMENTS
     from policies.errors import nearest
     from policies.site_maps import site_maps
-    from steer_agents.finding import METHODS
+    from steer_agents.methods import METHODS
 
     assert envs.__name__  # importing it registers the environments
     tables = {
         "policies": [{"policy": f"{family}:...", "from": where} for family, where in policies.families().items()],
         "environments": [{"environment": name} for name in sorted(gym.registry) if name.startswith("SteerAgents/")],
-        "methods": [{"method": name, "from": where} for name, where in METHODS.items()],
+        "methods": [{"method": name, "kind": one.kind, "from": one.source} for name, one in METHODS.items()],
         "architectures": [
             {
                 "architecture": name,
@@ -594,7 +594,7 @@ def libero_table(
 
 
 assert all((cli_dose, cli_report, cli_statistics, cli_stress, cli_sweep))  # importing them adds their commands
-GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
+GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe, "methods": cli_methods.methods}
 """Words that have commands of their own."""
 
 
@@ -603,6 +603,8 @@ def main() -> None:
     try:
         args = cli_robot.robot_arguments()
         if args and args[0] in GROUPS:
+            if args[0] == "methods" and (len(args) == 1 or args[1] not in ("list", "compare", "--help", "-h")):
+                args.insert(1, "list")
             GROUPS[args[0]].cli(prog=f"steer-agents {args[0]}", args=args[1:])
         else:
             app.cli(prog="steer-agents", description="Steer pretrained policies at run time.", args=args)

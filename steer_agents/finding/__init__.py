@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from policies.errors import BadInput, UnknownName, nearest
+from policies.errors import BadInput
+from steer_agents import methods
 
 if TYPE_CHECKING:
     from steer_agents.direction import Direction
 
-METHODS: dict[str, str] = {
-    "mean-difference": "steer_agents.finding.contrast:mean_difference",
-    "pca": "steer_agents.finding.contrast:pca",
-    "probe": "steer_agents.finding.contrast:probe",
-    "lda": "steer_agents.finding.contrast:lda",
-    "prompt-contrast": "steer_agents.finding.prompts:prompt_contrast",
-    "behaviour-contrast": "steer_agents.finding.behaviour:behaviour_contrast",
-    "success-contrast": "steer_agents.finding.behaviour:success_contrast",
-    "image-contrast": "steer_agents.finding.images:image_contrast",
-    "action-gradient": "steer_agents.finding.gradient:action_gradient",
-    "action-entropy": "steer_agents.finding.action_entropy:action_entropy",
-    "entropy": "steer_agents.finding.entropy:entropy",
-    "vocabulary": "steer_agents.finding.vocabulary:vocabulary",
-    "random": "steer_agents.finding.controls:random",
-    "permuted": "steer_agents.finding.controls:permuted",
-    "random-neurons": "steer_agents.finding.controls:random_neurons",
-}
+FINDING = ("find", "control")
+"""Kinds of methods that give a direction; what is learned may also be a map or a controller, see `steer_agents.learning`."""
 
 
 def find(target: Any, method: str, **options: Any) -> Direction:
@@ -35,25 +20,23 @@ def find(target: Any, method: str, **options: Any) -> Direction:
 
     Args:
         target: a policy, a torch module, or a `Steerable`.
-        method: a name in `METHODS`.
+        method: of the kinds `FINDING`, see `steer_agents.methods`.
         options: the method's own arguments, see its docstring.
     Raises:
         UnknownName: no such method; the message lists those that exist.
         BadInput: an option that the method does not have, or one that it needs is missing.
     """
-    if method not in METHODS:
-        raise UnknownName(f"finding method {method!r} is unknown{nearest(method, METHODS)}")
-    from steer_agents.sites import steerable  # imports torch, which listing METHODS does not need
+    row = methods.method(method, *FINDING)
+    from steer_agents.sites import steerable  # imports torch, which listing methods does not need
 
-    module_name, _, function = METHODS[method].partition(":")
-    method_of = getattr(importlib.import_module(module_name), function)
+    method_of = row.load()
     place = steerable(target)
     try:
         inspect.signature(method_of).bind(place, **options)
     except TypeError as error:
         known = [name for name in inspect.signature(method_of).parameters if name != "target"]
         raise BadInput(
-            f"find(..., {method!r}): {error}; its options are {', '.join(known)}, see {module_name}.{function}."
+            f"find(..., {method!r}): {error}; its options are {', '.join(known)}, see {row.where.replace(':', '.')}."
         ) from None
     found: Direction = method_of(place, **options)
     return found

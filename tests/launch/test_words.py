@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
+import torch
 
 import envs
 import policies
 import steer_agents as sa
 from launch.experiments.registry import EXPERIMENTS
 from launch.rebuild.registry import RECIPES
-from steer_agents.finding import METHODS
+from policies.mlp import MLP, MLPConfig
+from steer_agents.methods import KINDS, METHODS
+from steer_agents.sites import Site
 
 ROOT = Path(__file__).parents[2]
 assert envs.__name__  # importing it registers the environments
@@ -26,7 +30,6 @@ def words(path: str) -> str:
 @pytest.mark.parametrize(
     ("path", "names"),
     [
-        ("steer_agents/finding/README.md", list(METHODS)),
         ("launch/experiments/README.md", list(EXPERIMENTS)),
         ("launch/rebuild/README.md", list(RECIPES)),
         ("policies/README.md", [f"{family}:" for family in policies.families()]),
@@ -36,6 +39,47 @@ def words(path: str) -> str:
 def test_every_registered_name_has_its_row(path: str, names: list[str]) -> None:
     missing = [name for name in names if name not in words(path)]
     assert not missing, f"{path} does not name {missing}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_exists_says_its_source_and_has_its_row(name: str) -> None:
+    one = METHODS[name]
+    found = one.load()
+    module = importlib.import_module(one.where.partition(":")[0])
+    told = f"{module.__doc__} {found.__doc__}"
+    assert found.__doc__
+    for number in re.findall(r"\d{4}\.\d{5}", one.paper):
+        assert number in told, f"{name}: neither {one.where} nor its module cites arXiv {number}"
+    if one.inspired:
+        assert "inspired by" in told.lower(), f"{name}: only its abstract was known; the docstring must say so"
+    places = [
+        ROOT / f"{module.__name__.rpartition('.')[0].replace('.', '/')}/README.md",
+        ROOT / "steer_agents/README.md",
+    ]
+    assert any(f"`{name}`" in place.read_text() for place in places if place.exists()), (
+        f"no README has a row for {name}"
+    )
+    assert one.kind in KINDS
+
+
+def test_the_example_of_a_new_method_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, row = re.findall(r"```python\n(.*?)```", words("steer_agents/README.md"), re.DOTALL)
+    (tmp_path / "my_methods.py").write_text(file)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = dict(METHODS)
+    monkeypatch.setattr("steer_agents.methods.METHODS", before)
+    exec(row, {})  # our own README, not generated text
+    model = MLP(MLPConfig(8, 2, (4,)))
+    x = torch.randn(40, 8)
+    planted = torch.nn.functional.one_hot(torch.tensor(3), 8).float()
+    found = sa.find(
+        model,
+        "median-difference",
+        positive=[x + 2 * planted],
+        negative=[x - 2 * planted],
+        site=Site("mlp_neurons", layer=0),
+    )
+    assert float(found.vector("policy.0.mlp_neurons") @ planted) > 0.95
 
 
 def test_every_environment_is_named_in_its_folder() -> None:
