@@ -616,3 +616,7 @@ def main() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; the same command goes on where it stopped")
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
