@@ -378,9 +378,8 @@ def _outcome(
         figures=[Figure("answers", answers(measured, ARMS), CAPTION, f"Median miscalibration, orthogonality: {alt}")],
         notes=[
             "Strengths are solved on validation layouts; all numbers are of test layouts. Intervals are over layouts, not over requests.",
-            f"{int(measured.groupby(['arm', 'number'])['left_out'].first().sum())} answers of {len(measured)} + that "
-            f"many are left out: no height (nothing "
-            "was carried), or a request cut to less than half by the edge of the goal-space.",
+            f"{int(measured.groupby(['arm', 'number'])['left_out'].first().sum())} answers are left out: no height (nothing was carried), or a "
+            "request cut to less than half by the edge of the goal-space.",
             "Doing nothing has miscalibration 1 and orthogonality 0 by definition.",
         ],
         extra={
