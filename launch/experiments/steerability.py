@@ -367,6 +367,7 @@ def _outcome(
         f"(p = {p_nothing:.2g}), {error_words:+.3f} against adverbs (p = {p_words:.2g}), {error_random:+.3f} against random directions "
         f"(p = {p_random:.2g})."
     )
+    left_out = int(measured.groupby(["arm", "number"])["left_out"].first().sum())
     alt = "; ".join(f"{row['answered by']}: {row['miscalibration']:.2f}, {row['orthogonality']:.2f}" for row in rows)
     return Outcome(
         title=f"Goal-space steerability of {s.policy}",
@@ -378,9 +379,8 @@ def _outcome(
         figures=[Figure("answers", answers(measured, ARMS), CAPTION, f"Median miscalibration, orthogonality: {alt}")],
         notes=[
             "Strengths are solved on validation layouts; all numbers are of test layouts. Intervals are over layouts, not over requests.",
-            f"{int(measured.groupby(['arm', 'number'])['left_out'].first().sum())} answers of {len(measured)} + that "
-            f"many are left out: no height (nothing "
-            "was carried), or a request cut to less than half by the edge of the goal-space.",
+            f"{left_out} answers are left out: no height (nothing was carried), or a request cut to less than half by the edge of the "
+            "goal-space.",
             "Doing nothing has miscalibration 1 and orthogonality 0 by definition.",
         ],
         extra={

@@ -30,7 +30,7 @@ class FakeBench:
 
     def direction(self, scenes: object, word: str, kind: str) -> Direction:
         raw = torch.randn(16, generator=torch.Generator().manual_seed(len(word)))
-        return Direction.from_raw({f"language.1.{kind}": raw}, Site(kind, layer=1), provenance={"word": word})
+        return Direction.from_raw({f"language.1.{kind}": raw}, Site(kind, layer=1), info={"word": word})
 
 
 class FakeEpisodes:
@@ -46,7 +46,7 @@ class FakeEpisodes:
         rng = np.random.default_rng(first_seed)
         z = 0.5 + 0.06 * rng.normal(size=(n, 4))
         for part in parts:
-            word = str(part.direction.provenance.get("word", ""))
+            word = str(part.direction.info.get("word", ""))
             if word and self.works:
                 change = 0.3 * float(part.strength.value) * (-1 if WORDS.index(word) % 2 == 0 else 1)
                 z[:, WORDS.index(word) // 2] += change
