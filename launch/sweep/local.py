@@ -60,9 +60,10 @@ class LocalHandle(Handle):
         return self._executor.submit(_carry_out, trial)
 
     def close(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        with suppress(Exception):  # a process that never came up has no number, and one that is gone none any more
+        with suppress(Exception):  # a process that never came up has no number
+            self._executor.submit(os.getpid)  # refused where it is gone: its number may be another's by now
             os.kill(self.ready.result(timeout=60), signal.SIGKILL)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 class Local(Backend):

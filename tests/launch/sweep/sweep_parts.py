@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import subprocess
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from launch.sweep.plan import Sweep
 from launch.sweep.trial import Answer, Trial, Worker
 from launch.sweep.workers import Backend, Handle
 
+Start = Callable[..., "subprocess.Popen[str]"]
+"""(sweep.yaml, folder, further arguments) -> `steer-agents sweep` in a process."""
+PATIENCE = 900.0
+"""Seconds until a test gives up; nothing depends on how long things take."""
 BANDITS = """\
 sweep: 1
 policy: bandit:ucb1
@@ -89,3 +95,15 @@ def assert_equal(a: Path, b: Path) -> None:
     left, right = tables(a), tables(b)
     for name in left:
         pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, f"waited for: {what}"
+        time.sleep(0.02)
+
+
+def answered(out: Path) -> int:
+    journal = out / "journal.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0

@@ -3,63 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from sweep_parts import Here, assert_equal, bandits, sweep_of
+from sweep_parts import PATIENCE, Here, Start, answered, assert_equal, bandits, sweep_of, until
 
 from launch.sweep.local import Local
 from launch.sweep.run import run
 from launch.sweep.store import Store
 from policies.errors import BadInput
 
-ROOT = Path(__file__).parents[3]
-PATIENCE = 900.0
-"""Seconds until a test gives up; nothing depends on how long things take."""
 
-
-def start(text: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-c",
-        "from launch.cli import main; main()",
-        "sweep",
-        str(text),
-        "--out",
-        str(out),
-        "--json",
-        *more,
-    ]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, f"waited for: {what}"
-        time.sleep(0.02)
-
-
-def answered(out: Path) -> int:
-    journal = out / "journal.jsonl"
-    return journal.read_bytes().count(b"\n") if journal.exists() else 0
-
-
-def test_a_worker_and_then_the_driver_are_killed_and_the_table_is_whole(tmp_path: Path) -> None:
+def test_a_worker_and_then_the_driver_are_killed_and_the_table_is_whole(start: Start, tmp_path: Path) -> None:
     text, out = tmp_path / "s.yaml", tmp_path / "killed"
     text.write_text(bandits(trials=24, horizon=300))
     sweep = sweep_of(text.read_text())

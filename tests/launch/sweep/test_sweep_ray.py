@@ -12,8 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sweep_parts import Here, assert_equal, bandits, sweep_of
-from test_sweep_local import answered, start, until
+from sweep_parts import PATIENCE, Here, Start, answered, assert_equal, bandits, sweep_of, until
 
 from launch.sweep.ray_backend import RayBackend
 from launch.sweep.run import run
@@ -42,7 +41,7 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_two_nodes_two_hundred_trials_two_kills(cluster: str, tmp_path: Path) -> None:
+def test_two_nodes_two_hundred_trials_two_kills(cluster: str, start: Start, tmp_path: Path) -> None:
     count = int(os.environ.get("SWEEP_TRIALS", "200"))
     text, out = tmp_path / "s.yaml", tmp_path / "killed"
     text.write_text(bandits(trials=count, horizon=60))
@@ -61,7 +60,7 @@ def test_two_nodes_two_hundred_trials_two_kills(cluster: str, tmp_path: Path) ->
     assert 0 < before < count, "the driver was to be killed before the end"
 
     again = start(text, out, *options, "--resume")
-    said, errors = again.communicate(timeout=1200)
+    said, errors = again.communicate(timeout=2 * PATIENCE)
     assert again.returncode == 0, errors
     assert f'"ran": {count - before}' in said
     assert Store(out).journal()["trial"].is_unique
