@@ -34,7 +34,8 @@ OPEN, SHUT = 2 * FINGER_RANGE, 2 * SQUEEZE
 FINGERS = ("finger_left.pos", "finger_right.pos")
 FORCE = "gripper.force"
 HOME_MAT = np.diag([1.0, -1.0, -1.0])
-_BACKLOG = 3
+_BACKLOG = 60
+"""Targets that wait. They come in a burst where the arm's process was held up, which then catches up; to drop one would be a jump."""
 
 
 class SimArm:

@@ -15,7 +15,9 @@ tabletop's `agent_pos`, their `action` its action, so that a policy trained on i
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import time
 from collections.abc import Mapping
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -103,6 +105,7 @@ class SimFollower(Robot):
             raise DeviceAlreadyConnectedError(f"{self} is already connected.")
         config = self.config
         self._target: np.ndarray | None = None
+        self._sent = -math.inf
         if not config.real_time:
             self._arm = SimArm(config.task, config.obs_type, config.camera_size, config.fps)
             self.info = self._arm.reset(config.seed, config.init_state_id)
@@ -139,7 +142,8 @@ class SimFollower(Robot):
         return self._arm.observe() if self._arm is not None else self._ask("observe")
 
     def send_action(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Robot.send_action`; with deltas a whole `STATE` is taken too, as a target: LeRobot so brings an arm back when it ends.
+        """See `Robot.send_action`; with deltas a whole `STATE` is taken too, as a target, once a period: LeRobot so brings an arm back when it ends, 50
+        times a second; what comes sooner is passed over.
 
         Raises:
             BadInput: names are missing, or numbers not finite.
@@ -150,8 +154,10 @@ class SimFollower(Robot):
         numbers = np.array([float(action[name]) for name in names])
         if not np.isfinite(numbers).all():
             raise BadInput(f"sim_follower: expected finite numbers, got {dict(action)}.")
-        row = self._row(numbers) if self._deltas else numbers
-        self._send(row)
+        if names == STATE and self.config.real_time and time.monotonic() - self._sent < 1 / self.config.fps:
+            return dict(zip(names, numbers.tolist(), strict=True))
+        self._sent = time.monotonic()
+        self._send(self._row(numbers) if self._deltas else numbers)
         return dict(zip(names, numbers.tolist(), strict=True))
 
     def _row(self, numbers: np.ndarray) -> np.ndarray:
