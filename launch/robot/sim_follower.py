@@ -142,8 +142,10 @@ class SimFollower(Robot):
         return self._arm.observe() if self._arm is not None else self._ask("observe")
 
     def send_action(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Robot.send_action`; with deltas a whole `STATE` is taken too, as a target, once a period: LeRobot so brings an arm back when it ends, 50
-        times a second; what comes sooner is passed over.
+        """See `Robot.send_action`.
+
+        With deltas a whole `STATE` is taken too, as a target, once a period: LeRobot so brings an arm back when it ends, 50 times a
+        second, and what comes sooner is passed over.
 
         Raises:
             BadInput: names are missing, or numbers not finite.
