@@ -15,9 +15,7 @@ tabletop's `agent_pos`, their `action` its action, so that a policy trained on i
 
 from __future__ import annotations
 
-import math
 import multiprocessing
-import time
 from collections.abc import Mapping
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -105,7 +103,6 @@ class SimFollower(Robot):
             raise DeviceAlreadyConnectedError(f"{self} is already connected.")
         config = self.config
         self._target: np.ndarray | None = None
-        self._sent = -math.inf
         if not config.real_time:
             self._arm = SimArm(config.task, config.obs_type, config.camera_size, config.fps)
             self.info = self._arm.reset(config.seed, config.init_state_id)
@@ -144,8 +141,8 @@ class SimFollower(Robot):
     def send_action(self, action: Mapping[str, Any]) -> dict[str, Any]:
         """See `Robot.send_action`.
 
-        With deltas a whole `STATE` is taken too, as a target, once a period: LeRobot so brings an arm back when it ends, 50 times a
-        second, and what comes sooner is passed over.
+        With deltas a whole `STATE` is taken too, as a target instead of those that still wait: LeRobot so brings an arm back when it
+        ends, 50 times a second.
 
         Raises:
             BadInput: names are missing, or numbers not finite.
@@ -156,10 +153,7 @@ class SimFollower(Robot):
         numbers = np.array([float(action[name]) for name in names])
         if not np.isfinite(numbers).all():
             raise BadInput(f"sim_follower: expected finite numbers, got {dict(action)}.")
-        if names == STATE and self.config.real_time and time.monotonic() - self._sent < 1 / self.config.fps:
-            return dict(zip(names, numbers.tolist(), strict=True))
-        self._sent = time.monotonic()
-        self._send(self._row(numbers) if self._deltas else numbers)
+        self._send(self._row(numbers) if self._deltas else numbers, instead=names == STATE)
         return dict(zip(names, numbers.tolist(), strict=True))
 
     def _row(self, numbers: np.ndarray) -> np.ndarray:
@@ -173,12 +167,12 @@ class SimFollower(Robot):
             self._target = TabletopDeltas().targets(numbers[None], self._target)[0]
         return self._target
 
-    def _send(self, row: np.ndarray) -> None:
+    def _send(self, row: np.ndarray, instead: bool) -> None:
         if self._arm is not None:
-            self._arm.command(row)
+            self._arm.command(row, instead)
             self._arm.run(self._arm.period)
         else:
-            self._tell("command", row=row)
+            self._tell("command", row=row, instead=instead)
 
     def progress(self) -> dict[str, Any]:
         """What the environment says of itself now: `is_success` and more."""

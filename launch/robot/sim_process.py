@@ -68,7 +68,7 @@ def save_trace(arm: SimArm, path: Path) -> None:
 def _answer(pipe: Connection, arm: SimArm, info: Mapping[str, Any]) -> None:
     kind, fields = unpack(pipe.recv_bytes())
     if kind == "command":
-        arm.command(fields["row"])
+        arm.command(fields["row"], fields.get("instead", False))
         return
     found: Mapping[str, Any]
     if kind == "observe":
