@@ -184,7 +184,7 @@ def killed_server(policy: str, seed: int, folder: Path) -> dict[str, Any]:
 
     def strike() -> None:
         """Once the flight is recorded, which begins when the arm may move."""
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         while not (flight / JOURNAL).exists() and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(pause)

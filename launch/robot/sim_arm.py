@@ -34,7 +34,8 @@ OPEN, SHUT = 2 * FINGER_RANGE, 2 * SQUEEZE
 FINGERS = ("finger_left.pos", "finger_right.pos")
 FORCE = "gripper.force"
 HOME_MAT = np.diag([1.0, -1.0, -1.0])
-_BACKLOG = 3
+_BACKLOG = 60
+"""Targets that wait. They come in a burst where the arm's process was held up, which then catches up; to drop one would be a jump."""
 
 
 class SimArm:
@@ -80,15 +81,19 @@ class SimArm:
         self._before = world.tcp.copy()
         return info
 
-    def command(self, target: Sequence[float] | np.ndarray) -> None:
+    def command(self, target: Sequence[float] | np.ndarray, instead: bool = False) -> None:
         """Queue a target, (7,) in the order of `ACTIONS`; the next segment of the spline takes it.
 
+        Args:
+            instead: of all that still wait.
         Raises:
             BadInput: it is not seven finite numbers.
         """
         row = np.asarray(target, dtype=float)
         if row.shape != (len(ACTIONS),) or not np.isfinite(row).all():
             raise BadInput(f"sim arm: expected {len(ACTIONS)} finite numbers {list(ACTIONS)}, got {row.tolist()}.")
+        if instead:
+            self._queue.clear()
         last = self._queue[-1][0] if self._queue else None
         if last is not None and np.array_equal(row, last):
             return  # a backlog is shed where it does not matter

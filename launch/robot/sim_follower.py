@@ -139,7 +139,10 @@ class SimFollower(Robot):
         return self._arm.observe() if self._arm is not None else self._ask("observe")
 
     def send_action(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Robot.send_action`; with deltas a whole `STATE` is taken too, as a target: LeRobot so brings an arm back when it ends.
+        """See `Robot.send_action`.
+
+        With deltas a whole `STATE` is taken too, as a target instead of those that still wait: LeRobot so brings an arm back when it
+        ends, 50 times a second.
 
         Raises:
             BadInput: names are missing, or numbers not finite.
@@ -150,8 +153,7 @@ class SimFollower(Robot):
         numbers = np.array([float(action[name]) for name in names])
         if not np.isfinite(numbers).all():
             raise BadInput(f"sim_follower: expected finite numbers, got {dict(action)}.")
-        row = self._row(numbers) if self._deltas else numbers
-        self._send(row)
+        self._send(self._row(numbers) if self._deltas else numbers, instead=names == STATE)
         return dict(zip(names, numbers.tolist(), strict=True))
 
     def _row(self, numbers: np.ndarray) -> np.ndarray:
@@ -165,12 +167,12 @@ class SimFollower(Robot):
             self._target = TabletopDeltas().targets(numbers[None], self._target)[0]
         return self._target
 
-    def _send(self, row: np.ndarray) -> None:
+    def _send(self, row: np.ndarray, instead: bool) -> None:
         if self._arm is not None:
-            self._arm.command(row)
+            self._arm.command(row, instead)
             self._arm.run(self._arm.period)
         else:
-            self._tell("command", row=row)
+            self._tell("command", row=row, instead=instead)
 
     def progress(self) -> dict[str, Any]:
         """What the environment says of itself now: `is_success` and more."""

@@ -10,7 +10,8 @@ from lerobot.utils.constants import OBS_STR
 from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_features
 
 from launch.robot.config_sim_follower import DELTA_FPS, SimFollowerConfig
-from launch.robot.sim_arm import ACTIONS, FORCE
+from launch.robot.sim_arm import ACTIONS, FORCE, SimArm
+from launch.robot.sim_envelope import sim_envelope
 from launch.robot.sim_follower import DELTAS, STATE, SimFollower
 from policies.errors import BadInput
 
@@ -84,6 +85,22 @@ def test_what_cannot_be_done_is_refused(robot: SimFollower) -> None:
     for _ in range(5):
         robot.send_action(delta())
     assert robot.get_observation()["z.pos"] == pytest.approx(before["z.pos"], abs=0.004)  # nothing of it stayed
+
+
+@pytest.mark.parametrize("burst", [1, 3, 10, 30])
+def test_targets_that_come_in_a_burst_break_no_limit(burst: int) -> None:
+    """As after the arm's process was held up by a busy machine."""
+    arm, limit = SimArm("PutBowlOnPlate"), sim_envelope().limits["ee.y"]
+    target = np.array([arm.position()[name] for name in ACTIONS])
+    for number in range(60):
+        target[1] += 0.9 * limit.speed * arm.period * (1 if number < 30 else -1)
+        arm.command(target)
+        if (number + 1) % burst == 0:
+            for _ in range(burst * arm.steps):
+                arm.step()
+    assert np.abs(np.diff(arm.trace()["setpoint"][:, 1])).max() * 240 <= 0.91 * limit.speed
+    assert arm.overrun == 0
+    arm.close()
 
 
 def test_deltas_have_their_rate_and_their_pictures() -> None:
