@@ -35,8 +35,9 @@ from steer_agents.runs import write_table
 from steer_agents.setpoints import SetPoint
 from steer_agents.steerer import Part, steer
 
-VALIDATION, TEST = 43_000, 57_000
-"""First seed of the layouts that dose curves are measured on, and that everything is tested on."""
+VALIDATION, TEST = 43_000, 59_000
+"""First seed of the layouts that dose curves are measured on, and that everything is tested on. A first version, with a controller
+four times as fast, missed four of eight speeds on 57_000; the time constant was then chosen on other layouts of the validation range."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Settings:
     tasks: tuple[str, ...] = CARRYING
     layers: tuple[int, int] = (1, 1)
     scene_episodes: int = 2
-    validation_episodes: int = 2
+    validation_episodes: int = 3
     test_episodes: int = 2
-    doses: tuple[float, ...] = (-1.4, -1.1, -0.8, 0.0, 0.7, 1.0, 1.3)
+    doses: tuple[float, ...] = (-1.6, -1.3, -1.0, -0.7, -0.35, 0.0, 0.4, 0.7, 1.0, 1.3)
     margin: float = 0.2
     n_points: int = 8
     gain: float = 1.0

@@ -31,6 +31,8 @@ from steer_agents.control.measured import Quantity
 from steer_agents.control.pi import Gains, Limits, Loop
 from steer_agents.setpoints import SetPoint
 
+SMOOTH = 4.0
+"""Delays that an error may take to die away."""
 Turn = Callable[[np.ndarray], None]
 """Sets the strengths of a part's rows, (B,)."""
 
@@ -44,6 +46,8 @@ class Hold:
         set_point: "MEASURE=VALUE", or a `SetPoint`; see `steer_agents.control.measured` for what can be measured.
         limits: (low, high) of the strength, in the part's unit, or `Limits` with a rate besides.
         gains: `Gains`, or "auto": SIMC from `slope`, with the length of the policy's chunks as the delay.
+        closed: time constant of "auto" [environment steps]; None takes `SMOOTH` delays. SIMC's tight choice, one delay, chases the
+            phases of a task: it pushes while the hand grasps and lets go in transit, and misses the mean.
         slope: d measure / d strength about the set-point, from a dose curve; "auto" needs it.
         start: strength at which an episode begins: the open-loop solution of the dose curve; None begins without steering.
         against: a part that takes over below 0, with the sign turned: for directions that push one way only. Without it the
@@ -59,6 +63,7 @@ class Hold:
     limits: Limits | tuple[float, float]
     gains: Gains | str = "auto"
     slope: float | None = None
+    closed: float | None = None
     start: float | None = None
     against: Any = None
     harm: HarmLimit | None = None
@@ -78,7 +83,7 @@ class Hold:
                 raise BadInput(
                     f"Hold({self.set_point}): gains 'auto' follow from the slope of the dose curve; pass slope=, or Gains(kp, ki)."
                 )
-            Gains.simc(self.slope, 1.0)
+            self.gains_for(1.0)
         for one in self.parts:
             if not hasattr(one, "turned") and not hasattr(one, "the_strength"):
                 raise BadInput(
@@ -125,7 +130,7 @@ class Hold:
         if isinstance(self.gains, Gains):
             return self.gains
         assert self.slope is not None
-        return Gains.simc(self.slope, delay)
+        return Gains.simc(self.slope, delay, closed=SMOOTH * delay if self.closed is None else self.closed)
 
     def attendant(self, turns: Sequence[Turn]) -> Holding:
         """What goes along with the policy while this is attached; `turns` sets the strengths of each of `parts`."""
@@ -141,6 +146,7 @@ class Hold:
             "set_point": str(self.target),
             "gains": gains,
             "slope": self.slope,
+            "closed": self.closed,
             "limits": limits,
             "start": self.beginning,
             "harm": None if self.harm is None else self.harm.describe(),

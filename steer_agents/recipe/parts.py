@@ -129,7 +129,14 @@ _WITHDRAW = _settings_of(
 )
 _HOLD = _settings_of(
     "hold",
-    {"limits": _range, "gains": _gains, "slope": nodes.number, "start": nodes.number, "withdraw": _WITHDRAW},
+    {
+        "limits": _range,
+        "gains": _gains,
+        "slope": nodes.number,
+        "closed": nodes.positive,
+        "start": nodes.number,
+        "withdraw": _WITHDRAW,
+    },
     dict,
     ("limits",),
 )

@@ -44,9 +44,9 @@ def last(made: Rollout, column: str, steps: int = 10) -> float:
 def test_an_activation_is_moved_until_the_speed_is_what_was_asked_for(chunk: int, gain: float, load: float) -> None:
     policy = Drive(chunk)
     hold = Hold(push(), "ee_speed=0.5", LIMITS, slope=PUSHED, start=1.0)
-    made = run(policy, hold, gain=gain, load=load, steps=80)
+    made = run(policy, hold, gain=gain, load=load, steps=200)
     assert last(made, "speed") == pytest.approx(0.5, abs=0.01)
-    fixed = run(policy, push(1.0), gain=gain, load=load, steps=80)
+    fixed = run(policy, push(1.0), gain=gain, load=load, steps=200)
     assert abs(last(fixed, "speed") - 0.5) == pytest.approx(abs(gain * 0.5 + load - 0.5), abs=1e-6)
 
 

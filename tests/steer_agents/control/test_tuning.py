@@ -6,7 +6,6 @@ import pytest
 
 from policies.errors import BadInput
 from steer_agents.control.tuning import monotone, slope, solve
-from steer_agents.setpoints import SetPoint
 
 
 def test_a_straight_curve_is_solved_exactly_rising_and_falling() -> None:
@@ -28,11 +27,3 @@ def test_what_the_curve_does_not_cover_is_refused_with_what_it_does() -> None:
         slope([0, 1, 2], [0.3, 0.3, 0.3])
     with pytest.raises(BadInput, match="rising strengths"):
         solve([1, 0], [0.1, 0.5], 0.2)
-
-
-def test_set_points_are_read() -> None:
-    assert SetPoint.of(" ee_speed = 0.08") == SetPoint("ee_speed", 0.08)
-    assert str(SetPoint("speed", 0.25)) == "speed=0.25"
-    for text in ("speed", "speed=", "=1", "speed=fast", "speed=nan"):
-        with pytest.raises(BadInput, match=r"MEASURE=VALUE|finite value"):
-            SetPoint.of(text)
