@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import ClipAction
 
 import envs
 from envs.libero.tasks import SUITES
@@ -160,6 +161,10 @@ def fill(
     for task in [SUITES[suite][number] for number in tasks]:
         spec = gym.spec(task.id)
         spec.kwargs = {**spec.kwargs, "obs_type": "pixels_agent_pos", "camera_size": recipe.camera_size}
+        spec.additional_wrappers = (
+            *spec.additional_wrappers,
+            ClipAction.wrapper_spec(),
+        )  # as robosuite does; ours would refuse
         table = rollout(
             spec, policy, episodes=count, seed=0, num_envs=1, options=initial_state, max_steps=max_steps, condition=task.name,
             run=folder / f"{model}-{suite}" / f"{task.index}-{count}", progress=False,
