@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import ClipAction
 
 import envs
 from envs.libero.tasks import SUITES
@@ -55,13 +56,19 @@ def _row(spatial: float, thing: float, goal: float, long: float) -> Mapping[str,
     return {"spatial": spatial, "object": thing, "goal": goal, "10": long}
 
 
+_RENAME = {
+    "observation.images.agentview": "observation.images.image",
+    "observation.images.wrist": "observation.images.image2",
+}
+"""Our cameras -> what LeRobot's LIBERO environment, and policies trained on its data sets, call them."""
+
 RECIPES: Mapping[str, Recipe] = {
     "openvla": Recipe(
         "OpenVLA, fine-tuned on each suite",
         "openvla/openvla-7b-finetuned-libero-{suite}",
         _row(84.7, 88.4, 79.2, 53.7),
         "OpenVLA's README; 3 seeds of 500 episodes",
-        {"preset": "libero", "rotate_180": False, "unnorm_key": "libero_{suite}"},
+        {"preset": "libero", "camera": "agentview", "rotate_180": False, "unnorm_key": "libero_{suite}"},
     ),
     "openvla-oft": Recipe(
         "OpenVLA-OFT",
@@ -74,12 +81,14 @@ RECIPES: Mapping[str, Recipe] = {
         "lerobot:lerobot/pi0_libero_finetuned",
         _row(96.8, 98.8, 95.8, 85.2),
         "model card Dexmal/libero-db-pi0, community table",
+        {"rename": _RENAME},
     ),
     "pi0.5": Recipe(
         "pi0.5",
         "lerobot:lerobot/pi05_libero_finetuned",
         _row(97.0, 99.0, 98.0, 96.0),
         "LeRobot's documentation, 10 episodes a task; openpi reports 98.8, 98.2, 98.0, 92.4",
+        {"rename": _RENAME},
         episodes=10,
     ),
     "smolvla": Recipe(
@@ -87,6 +96,7 @@ RECIPES: Mapping[str, Recipe] = {
         "lerobot:HuggingFaceVLA/smolvla_libero",
         _row(90.0, 96.0, 92.0, 71.0),
         "arXiv 2506.01844, table 2, as quoted by others; a user's run gave 63, 93, 81, 56 (LeRobot issue 3264)",
+        {"rename": _RENAME},
         episodes=10,
     ),
 }
@@ -151,6 +161,10 @@ def fill(
     for task in [SUITES[suite][number] for number in tasks]:
         spec = gym.spec(task.id)
         spec.kwargs = {**spec.kwargs, "obs_type": "pixels_agent_pos", "camera_size": recipe.camera_size}
+        spec.additional_wrappers = (
+            *spec.additional_wrappers,
+            ClipAction.wrapper_spec(),
+        )  # as robosuite does; ours would refuse
         table = rollout(
             spec, policy, episodes=count, seed=0, num_envs=1, options=initial_state, max_steps=max_steps, condition=task.name,
             run=folder / f"{model}-{suite}" / f"{task.index}-{count}", progress=False,

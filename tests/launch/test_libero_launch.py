@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from envs.libero.observations import CAMERAS
 from launch import libero_table
 from launch.experiments import libero_dsrl, libero_keepout, libero_speed
 from launch.experiments.base import Say
@@ -38,6 +39,13 @@ def test_wrong_requests_are_refused(tmp_path: Path) -> None:
         libero_table.fill("smolvla", "goal", 51)
     with pytest.raises(BadInput, match="no adapter"):
         libero_table.fill("openvla-oft", "goal", folder=tmp_path)
+
+
+def test_every_model_is_told_what_our_cameras_are_called() -> None:
+    for name, recipe in libero_table.RECIPES.items():
+        if recipe.checkpoint:
+            given = [recipe.options["camera"]] if "camera" in recipe.options else list(recipe.options["rename"])
+            assert {one.removeprefix("observation.images.") for one in given} <= set(CAMERAS), name
 
 
 class Line(gym.Env[np.ndarray, np.ndarray]):
@@ -160,8 +168,8 @@ import sys, json
 from pathlib import Path
 from openvla_parts import make_policy
 from tiny_models import tiny
-from launch.libero_table import fill, table
-policy = make_policy(tiny("openvla"))
+from launch.libero_table import fill, recipe_of, table
+policy = make_policy(tiny("openvla"), camera=recipe_of("openvla").options["camera"])
 found = fill("openvla", "goal", 1, Path(sys.argv[1]), policy, range(8, 9), max_steps=2, say=lambda text: None)
 print(json.dumps(found["tasks"]), [row["here"] for row in table(Path(sys.argv[1])) if row["here"]])
 """
