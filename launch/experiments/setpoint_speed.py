@@ -218,7 +218,9 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     for speed in loaded:
         ask("closed, gain", speed, pushes.hold(speed, curve), s.gain)
         ask("open, gain", speed, open_loop(speed), s.gain)
-    for number, speed in enumerate((speeds[0], speeds[-1])):
+    own = curve.values[curve.strengths.index(0.0)]
+    farthest = sorted(speeds, key=lambda speed: -abs(speed - own))[:2]  # near its own speed anything holds it
+    for number, speed in enumerate(farthest):
         ask("random", speed, pushes.random(10 * number).hold(speed, curve))
     return _outcome(s, curve, found, pd.DataFrame(rows))
 
