@@ -61,6 +61,8 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.loop": ("Rollout", "rollout"),
     "steer_agents.recording": ("Scenes", "record_scenes"),
     "steer_agents.evaluation.compare": ("compare",),
+    "steer_agents.evaluation.sequential": ("SequentialTest", "run_until"),
+    "steer_agents.evaluation.dose": ("dose",),
     "steer_agents.evaluation.open_loop": ("open_loop",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -20,16 +20,14 @@ import pandas as pd
 
 from policies.errors import BadInput, EngineMismatch, nearest
 from steer_agents.evaluation import dose_strengths
-from steer_agents.evaluation.compare import sign_flip_p
 from steer_agents.evaluation.dose_curve import Curve, fit
+from steer_agents.evaluation.dose_levels import LEAST_PAIRS, Levels
 from steer_agents.evaluation.dose_strengths import Seen
-from steer_agents.evaluation.intervals import RESAMPLES, Interval, mean_interval, newcombe_interval
-from steer_agents.evaluation.verdict import Against, Side, Verdict, judge
+from steer_agents.evaluation.intervals import RESAMPLES, Interval, newcombe_interval
+from steer_agents.evaluation.verdict import Side, Verdict, judge
 
 Runner = Callable[[float, Sequence[int]], pd.DataFrame]
 """(strength, seeds) -> one row per seed: seed, errored, success and the measures."""
-LEAST_PAIRS = 5
-"""With fewer kept pairs nothing is said about an effect: no sign pattern of them has p < 0.05."""
 KNEE = 0.1
 """A curve bends where it stands this much above its chord, both normalised to 1."""
 
@@ -139,7 +137,7 @@ def dose(
         raise BadInput(
             f"dose: no unsteered episode has the target {target!r}; measures with values: {', '.join(known.index[known])}."
         )
-    test = _Test(tables, target, measures, confidence, resamples, seed)
+    test = Levels(tables, target, measures, confidence, resamples, seed)
     responses, losses = test.responses(), test.losses()
     usable = _usable(losses, bound)
     sides, steered = [], [table.assign(strength=s, condition="steered") for s, table in tables.items()]
@@ -174,139 +172,6 @@ def knee_of(strengths: Sequence[float], values: Sequence[float], sign: int) -> f
     above = effect / effect[-1] - x / x[-1]
     best = int(np.argmax(above))
     return sign * float(x[best] if above[best] > KNEE else x[-1])
-
-
-@dataclass(frozen=True)
-class _Test:
-    """The statistics of the tables, strength -> one row per seed, all in the same order of seeds."""
-
-    tables: Mapping[float, pd.DataFrame]
-    target: str
-    measures: tuple[str, ...]
-    confidence: float
-    resamples: int
-    seed: int
-
-    def _mean(self, values: np.ndarray, confidence: float | None = None) -> Interval:
-        level = confidence or self.confidence
-        if not len(values):
-            return Interval(math.nan, math.nan, math.nan, level, 0, "none")
-        return mean_interval(values, level, self.seed, self.resamples)
-
-    def _moved(self, table: pd.DataFrame, measure: str, kept: bool) -> pd.Series:
-        """Paired differences from strength 0, by seed; kept pairs only, or all answered ones."""
-        base = self.tables[0.0]
-        good = ~(table["errored"] | base["errored"]) & table[measure].notna() & base[measure].notna()
-        if kept:
-            good &= ~(table["lost"] | base["lost"])
-        moved: pd.Series = (table[measure] - base[measure]).set_axis(base["seed"])[good.to_numpy()]
-        return moved
-
-    def responses(self) -> pd.DataFrame:
-        """See `Dose`."""
-        rows: list[dict[str, Any]] = []
-        for measure in self.measures:
-            found: list[dict[str, Any]] = []
-            for s, table in self.tables.items():
-                moved = self._moved(table, measure, measure == self.target).to_numpy(float)
-                interval = self._mean(moved)
-                enough = s != 0 and len(moved) >= LEAST_PAIRS
-                p = sign_flip_p(moved, self.seed, self.resamples) if enough else 1.0
-                value = float(table.loc[~table["errored"], measure].mean())
-                found.append({"measure": measure, "strength": s, "value": value, "effect": interval.value,
-                              "low": interval.low, "high": interval.high, "p": p, "n": len(moved)})  # fmt: skip
-            tested = [row for row in found if row["strength"] != 0]
-            for row, p in zip(tested, _holm([row["p"] for row in tested]), strict=True):
-                row["p"] = p
-            rows += found
-        table = pd.DataFrame(rows)
-        excludes = (table["low"] > 0) | (table["high"] < 0)
-        return table.assign(shown=excludes & (table["p"] < 1 - self.confidence))
-
-    def losses(self) -> pd.DataFrame:
-        """See `Dose`."""
-        base, rows = self.tables[0.0], []
-        for s, table in self.tables.items():
-            good = ~(table["errored"] | base["errored"])
-            rise = self._rise(table)
-            rows.append({
-                "strength": s, "lost": float(table["lost"][good].mean()), "rise": rise.value, "low": rise.low, "high": rise.high,
-                "null": float(table[self.target].isna()[good].mean()), "errored": int(table["errored"].sum()),
-            })  # fmt: skip
-        return pd.DataFrame(rows)
-
-    def _rise(self, table: pd.DataFrame) -> Interval:
-        """Rise of the share of lost episodes; each end is one-sided at the confidence. Unknown (NaN) where every pair errored."""
-        base = self.tables[0.0]
-        good = ~(table["errored"] | base["errored"])
-        level = 2 * self.confidence - 1
-        if table is base:
-            return Interval(0.0, 0.0, 0.0, level, int(good.sum()), "itself")
-        if not good.any():
-            return Interval(math.nan, math.nan, math.nan, level, 0, "none")
-        now, then = table["lost"][good].to_numpy(bool), base["lost"][good].to_numpy(bool)
-        both, only_now, only_then = int((now & then).sum()), int((now & ~then).sum()), int((~now & then).sum())
-        return newcombe_interval(both, only_now, only_then, int((~now & ~then).sum()), level)
-
-    def side(
-        self, sign: int, at: float, usable: tuple[float, float], responses: pd.DataFrame, losses: pd.DataFrame,
-        controls: Mapping[str, pd.DataFrame], side_bound: float, quiet: float,
-    ) -> Side:  # fmt: skip
-        """One side, judged at one strength."""
-        row = responses[(responses["measure"] == self.target) & (responses["strength"] == at)].iloc[0]
-        moved = self._moved(self.tables[at], self.target, True)
-        everyone = self._moved(self.tables[at], self.target, False)
-        effect = Interval(row["effect"], row["low"], row["high"], self.confidence, int(row["n"]), "paired")
-        tries = sum(s * sign > 0 for s in self.tables)
-        against = {name: self._against(moved, table, tries) for name, table in controls.items()}
-        return Side(
-            sign, usable[0 if sign < 0 else 1], at, effect, float(row["p"]), bool(row["shown"]),
-            float(everyone.mean()) if len(everyone) else math.nan, self._rise(self.tables[at]), against,
-            self._side_effects(responses, at, side_bound), quiet,
-        )  # fmt: skip
-
-    def _against(self, moved: pd.Series, table: pd.DataFrame, tries: int) -> Against:
-        """The direction's differences beside those of a control.
-
-        Over the pairs that both keep; a control that keeps fewer than `LEAST_PAIRS` of them is taken with all its answers, and one
-        without those cannot be told apart.
-        """
-        lost = float(table["lost"].mean())
-        for kept in (True, False):
-            other = self._moved(table, self.target, kept)
-            common = moved.index.intersection(other.index)
-            if len(common) >= LEAST_PAIRS:
-                break
-        else:
-            return Against(math.nan, self._mean(np.empty(0)), lost)
-        mine, theirs = moved[common].to_numpy(float), other[common].to_numpy(float)
-        signed = math.copysign(1.0, mine.mean()) * mine - math.copysign(1.0, theirs.mean()) * theirs
-        return Against(float(theirs.mean()), self._mean(signed, 1 - (1 - self.confidence) / tries), lost)
-
-    def _side_effects(self, responses: pd.DataFrame, at: float, bound: float) -> dict[str, float]:
-        """Side effects shown to move, by more than the bound; success is counted as loss already."""
-        base, found = self.tables[0.0], {}
-        rows = responses[(responses["strength"] == at) & responses["shown"]].set_index("measure")
-        for name in self.measures:
-            if name in (self.target, "success") or name not in rows.index:
-                continue
-            shift = float(rows.loc[name, "effect"])
-            spread = float(base.loc[~base["errored"], name].std())
-            scaled = shift / spread if spread > 0 else math.copysign(math.inf, shift)
-            if abs(scaled) > bound:
-                found[name] = scaled
-        return found
-
-    def slope(self, inside: Sequence[float]) -> Interval | None:
-        """Least squares of the target over the usable strengths, for every seed that answered at all of them."""
-        if len(inside) < 2:
-            return None
-        levels = np.stack([self.tables[s][self.target].to_numpy(float) for s in inside])
-        levels = levels[:, np.isfinite(levels).all(axis=0)]
-        if not levels.shape[1]:
-            return None
-        x = np.asarray(inside) - np.mean(inside)
-        return self._mean(x @ levels / (x @ x))
 
 
 def _asked(runner: Runner, s: float, seeds: Sequence[int], measures: Sequence[str], target: str) -> pd.DataFrame:
@@ -398,16 +263,6 @@ def _judged_at(
             return float(among.loc[among["size"].idxmax(), "strength"])
     rest = own[inside] if inside.any() else own
     return float(rest.loc[rest["strength"].abs().idxmax(), "strength"])
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """Holm (1979): the i-th smallest of m p-values times m - i + 1, never falling."""
-    order = np.argsort(p_values)
-    m, adjusted, worst = len(order), [0.0] * len(order), 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, (m - rank) * p_values[i]))
-        adjusted[i] = worst
-    return adjusted
 
 
 def _spearman(strengths: Sequence[float], values: Sequence[float]) -> float:
