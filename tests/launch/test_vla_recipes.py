@@ -106,7 +106,7 @@ def test_the_expert_of_an_evaluation_succeeds_and_batches_shrink(monkeypatch: py
     sizes: list[int] = []
 
     class Scripted:
-        picture_size, n_action_steps = 64, 4
+        picture_size, n_action_steps, attendants = 64, 4, ()
 
         def reset(self, seeds: list[int], infos: Any) -> None:
             self.experts = [make_expert(env, seed=0) for env in made]
