@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from steer_agents.evaluation.dose import Dose, Runner, dose
+from steer_agents.evaluation.dose import Dose, dose
+from steer_agents.evaluation.runner import Runner
 from steer_agents.evaluation.verdict import AT_A_COST, STEERABLE, UNSTEERABLE
 
 

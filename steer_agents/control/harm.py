@@ -24,9 +24,7 @@ import numpy as np
 import pandas as pd
 
 from policies.errors import BadInput
-
-Runner = Callable[[float, Sequence[int]], pd.DataFrame]
-"""(strength, seeds) -> one row per seed: seed, errored, success and the measures."""
+from steer_agents.evaluation.runner import Runner
 
 
 @dataclass(frozen=True)

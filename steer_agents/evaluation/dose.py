@@ -11,7 +11,7 @@ strength on the same ones. What counts as an effect, as loss and as usable: `ver
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,9 @@ from steer_agents.evaluation.dose_curve import Curve, fit
 from steer_agents.evaluation.dose_levels import LEAST_PAIRS, Levels
 from steer_agents.evaluation.dose_strengths import Seen
 from steer_agents.evaluation.intervals import RESAMPLES, Interval, newcombe_interval
+from steer_agents.evaluation.runner import Runner
 from steer_agents.evaluation.verdict import Side, Verdict, judge
 
-Runner = Callable[[float, Sequence[int]], pd.DataFrame]
-"""(strength, seeds) -> one row per seed: seed, errored, success and the measures."""
 KNEE = 0.1
 """A curve bends where it stands this much above its chord, both normalised to 1."""
 

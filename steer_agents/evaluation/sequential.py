@@ -26,10 +26,9 @@ from policies.errors import BadInput
 from steer_agents.evaluation.betting import ROUNDING, Accounts, bet
 from steer_agents.evaluation.intervals import Interval
 from steer_agents.evaluation.pairing import pairs
+from steer_agents.evaluation.runner import Runner
 from steer_agents.runs import jsonable
 
-Runner = Callable[[float, Sequence[int]], pd.DataFrame]
-"""(strength, seeds) -> one row per seed with columns seed, errored and the measures."""
 GRID = 401
 """Means that the confidence sequence tries; odd, so that 0 is one of them."""
 KNOWN, UNKNOWN = 60.0, 8.0

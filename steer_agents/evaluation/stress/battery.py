@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 
 from policies.errors import BadInput
+from steer_agents.evaluation.runner import Runner
 from steer_agents.evaluation.stress.check import Check, not_measured
-from steer_agents.evaluation.stress.effects import Effects, Runner, effects, same
+from steer_agents.evaluation.stress.effects import Effects, effects, same
 from steer_agents.evaluation.stress.elsewhere import contexts, groups, layers, magnitudes, seeds
 from steer_agents.evaluation.stress.evidence import controls
 from steer_agents.evaluation.stress.neighbours import cross_effects

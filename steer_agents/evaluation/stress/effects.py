@@ -7,16 +7,12 @@ task; what steering breaks is the share of sound episodes that it costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from policies.errors import BadInput, nearest
-
-Runner = Callable[[float, Sequence[int]], pd.DataFrame]
-"""(strength, seeds) -> one row per seed with columns seed, errored, success and the measures; "task" where there are several."""
 
 
 @dataclass(frozen=True, eq=False)

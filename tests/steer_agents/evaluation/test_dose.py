@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from policies.errors import BadInput, EngineMismatch
-from steer_agents.evaluation.dose import Runner, dose, knee_of
+from steer_agents.evaluation.dose import dose, knee_of
+from steer_agents.evaluation.runner import Runner
 from steer_agents.evaluation.verdict import STEERABLE, UNSTEERABLE
 
 SEEDS = range(24)
