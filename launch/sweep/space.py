@@ -89,7 +89,23 @@ class Search(ABC):
         return
 
 
-class Grid(Search):
+class _Listed(Search):
+    """All points at once, in one round."""
+
+    def __init__(self, points: list[Point]) -> None:
+        self._points = points
+        self._asked = False
+
+    @property
+    def count(self) -> int:
+        return len(self._points)
+
+    def ask(self) -> list[Point]:
+        points, self._asked = ([] if self._asked else self._points), True
+        return points
+
+
+class Grid(_Listed):
     """Every combination of the values, the last axis fastest.
 
     Raises:
@@ -102,19 +118,10 @@ class Grid(Search):
                 f"a grid needs lists of values, and {', '.join(ranges)} is a range; list them, or search random."
             )
         found = itertools.product(*(axis.values for axis in axes))
-        self._points = [dict(zip((axis.name for axis in axes), values, strict=True)) for values in found]
-        self._asked = False
-
-    @property
-    def count(self) -> int:
-        return len(self._points)
-
-    def ask(self) -> list[Point]:
-        points, self._asked = ([] if self._asked else self._points), True
-        return points
+        super().__init__([dict(zip((axis.name for axis in axes), values, strict=True)) for values in found])
 
 
-class Random(Search):
+class Random(_Listed):
     """Distinct points, drawn evenly.
 
     Raises:
@@ -133,16 +140,7 @@ class Random(Search):
             raise BadInput(
                 f"random: {count} distinct points were asked for, and hardly more than {len(points)} exist; search grid."
             )
-        self._points = list(points.values())
-        self._asked = False
-
-    @property
-    def count(self) -> int:
-        return len(self._points)
-
-    def ask(self) -> list[Point]:
-        points, self._asked = ([] if self._asked else self._points), True
-        return points
+        super().__init__(list(points.values()))
 
 
 def _tpe(optuna: Any, seed: int, round_size: int) -> Any:
