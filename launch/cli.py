@@ -593,8 +593,10 @@ def libero_table(
     print_rows(module.table(out), "LIBERO, success [%]", json)
 
 
-assert all((cli_dose, cli_report, cli_statistics, cli_stress, cli_sweep))  # importing them adds their commands
-GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe, "methods": cli_methods.methods}
+assert all(
+    (cli_dose, cli_methods, cli_report, cli_statistics, cli_stress, cli_sweep)
+)  # importing them adds their commands
+GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
 """Words that have commands of their own."""
 
 
@@ -603,8 +605,6 @@ def main() -> None:
     try:
         args = cli_robot.robot_arguments()
         if args and args[0] in GROUPS:
-            if args[0] == "methods" and (len(args) == 1 or args[1] not in ("list", "compare", "--help", "-h")):
-                args.insert(1, "list")
             GROUPS[args[0]].cli(prog=f"steer-agents {args[0]}", args=args[1:])
         else:
             app.cli(prog="steer-agents", description="Steer pretrained policies at run time.", args=args)

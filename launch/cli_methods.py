@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import tyro
 
-from launch.cli_base import print_rows
+from launch.cli_base import app, print_rows
 from policies.errors import BadInput, nearest
 
-methods = tyro.extras.SubcommandApp()
 
-
-@methods.command(name="list")
-def list_(kind: tyro.conf.Positional[str] = "all", /, json: bool = False) -> None:
+@app.command(name="methods")
+def methods(kind: tyro.conf.Positional[str] = "all", /, json: bool = False) -> None:
     """Every method: name, kind, paper, needs, works on, cost.
 
     Args:
