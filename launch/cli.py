@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from launch import cli_dose, cli_methods, cli_recipe, cli_report, cli_robot, cli_statistics, cli_stress, cli_sweep
-from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
+from launch.cli_base import OUT, app, bar, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
 
@@ -275,18 +275,7 @@ def _bar(first: str, then: str, episodes: int) -> Iterator[Callable[[Any], None]
         first, then: what is said before and after the first episode.
         episodes: how many to expect.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} episodes, {task.fields[failed]} failed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
+    with bar("{task.completed:.0f}/{task.total:.0f} episodes, {task.fields[failed]} failed") as progress:
         task, failed = progress.add_task(first, total=episodes, failed=0), 0
 
         def tell(episode: Any) -> None:

@@ -9,12 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import tyro
-from rich.console import Console
 
-from launch.cli_base import OUT, app, dumps, print_rows
+from launch.cli_base import OUT, app, bar, dumps, print_rows
 from policies.errors import BadInput
 
 
@@ -134,13 +132,6 @@ def dose(
 @contextmanager
 def _bar(what: str, episodes: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr with the time left; yields what to tell of finished episodes."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} episodes"),
-        TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(elapsed_when_finished=False),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
+    with bar("{task.completed:.0f}/{task.total:.0f} episodes", "left at most") as progress:
         task = progress.add_task(what, total=episodes)
         yield lambda done: progress.update(task, advance=done)

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
-from rich.console import Console
 
-from launch.cli_base import OUT, app, dumps
+from launch.cli_base import OUT, app, bar, dumps
 from policies.errors import BadInput
 
 
@@ -79,17 +78,7 @@ def report(
 @contextmanager
 def _told(wanted: bool) -> Iterator[Callable[[str, float], None]]:
     """A bar on stderr with the time left (in a log only its last state); yields what to call with text and share done."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console, left = Console(stderr=True, quiet=not wanted), TimeRemainingColumn()
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        left,
-    )
-    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
+    with bar(quiet=not wanted) as progress:
         task = progress.add_task("reading", total=1.0)
 
         def tell(text: str, done: float) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
-from launch.cli_base import OUT, app, dumps, print_rows
+from launch.cli_base import OUT, app, bar, dumps, print_rows
 from policies.errors import BadInput
 
 
@@ -98,16 +97,10 @@ def of_pilot(pilot: Path, measure: str, gap: float | None) -> tuple[Any, float |
 @contextmanager
 def looking(n_max: int) -> Iterator[Callable[[Any], None]]:
     """A bar on stderr up to the most pairs; yields what to call after every batch with the test."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.completed:.0f} of at most {task.total:.0f} pairs, e = {task.fields[e]:.3g}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
-        task = progress.add_task("", total=n_max, e=1.0)
+    with bar(
+        "{task.completed:.0f} of at most {task.total:.0f} pairs, e = {task.fields[e]:.3g}", "left at most"
+    ) as progress:
+        task = progress.add_task("pairs", total=n_max, e=1.0)
         yield lambda test: progress.update(task, completed=test.n, e=test.e_value)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from launch.cli_base import OUT, app, dumps, print_rows
+from launch.cli_base import OUT, app, bar, dumps, print_rows
 from policies.errors import BadInput
 
 
@@ -113,33 +115,16 @@ def _score(score: float | None) -> str:
     return "-" if score is None else f"{score:.2f}"
 
 
-def _bar(total: int) -> Any:
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[str], None]]:
     """A bar with the time left, one step per condition; yields what to call with the name of the next one."""
-    from collections.abc import Callable, Iterator
-    from contextlib import contextmanager
+    with bar() as progress:
+        task, begun = progress.add_task("loading", total=total), False
 
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        def tell(name: str) -> None:
+            nonlocal begun
+            progress.update(task, advance=int(begun), description=name)
+            begun = True
 
-    @contextmanager
-    def bar() -> Iterator[Callable[[str], None]]:
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=console.is_terminal) as progress:
-            task, begun = progress.add_task("loading", total=total), False
-
-            def tell(name: str) -> None:
-                nonlocal begun
-                progress.update(task, advance=int(begun), description=name)
-                begun = True
-
-            yield tell
-            progress.update(task, completed=total)
-
-    return bar()
+        yield tell
+        progress.update(task, completed=total)

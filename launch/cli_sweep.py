@@ -11,7 +11,7 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from launch.cli_base import OUT, app, dumps, print_rows
+from launch.cli_base import OUT, app, bar, dumps, print_rows
 
 
 @app.command(name="sweep")
@@ -114,18 +114,7 @@ def _rows(table: Any, columns: list[str]) -> list[dict[str, Any]]:
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int, int], None]]:
     """A bar on stderr with the time left; yields what to call with (done, of, failed)."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("sweep"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} trials, {task.fields[failed]} failed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
+    with bar("{task.completed:.0f}/{task.total:.0f} trials, {task.fields[failed]} failed") as progress:
         task = progress.add_task("sweep", total=1, failed=0)
 
         def say(done: int, of: int, failed: int) -> None:
