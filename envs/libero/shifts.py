@@ -1,15 +1,16 @@
 """Starts that a policy was not taught on: things moved on the table, the robot's joints turned.
 
-Sizes are exact, directions are drawn from the seed of the reset: every episode is as far out as it says. After LIBERO-Plus (arXiv
-2510.13626), whose axes "object layout" and "robot initial state" these are, in a form that scales.
+Sizes are exact, directions are drawn from the seed of the reset: every episode is as far out as it says. A direction that would put the
+object into another one is drawn again, for such a start nobody could solve. After LIBERO-Plus (arXiv 2510.13626), whose axes "object
+layout" and "robot initial state" these are, in a form that scales.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,12 @@ from envs.errors import BadSetting, nearest
 
 if TYPE_CHECKING:
     from envs.libero.env import LiberoEnv
+
+
+DRAWS = 64
+"""Directions that are tried for a place that is free."""
+DEEP = 0.002
+"""Two things that reach into each other by more than this overlap [m]; by less, they touch."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +50,18 @@ class Shift:
         """Move things in the simulation; returns what was moved by how much.
 
         Raises:
-            BadSetting: something is to be moved that is part of the scene.
+            BadSetting: something is to be moved that is part of the scene, or so far that no direction is free.
         """
         moved: dict[str, float] = {}
-        angles, turn = (
-            rng.uniform(0, 2 * math.pi, 2),
-            rng.standard_normal(7),
-        )  # always drawn: axes do not change each other's directions
+        # Everything is always drawn: axes do not change each other's directions.
+        angles, turn = rng.uniform(0, 2 * math.pi, 2), rng.standard_normal(7)
+        again = rng.uniform(0, 2 * math.pi, (2, DRAWS - 1))
         _, thing, *place = env.task.goal[0]
-        for name, size, angle in zip(
-            (thing, *place), (self.object_position, self.target_position), angles, strict=False
+        for name, size, angle, more in zip(
+            (thing, *place), (self.object_position, self.target_position), angles, again, strict=False
         ):
             if size:
-                self._move(env, name, size * np.array([math.cos(angle), math.sin(angle)]))
+                self._move(env, name, size, [angle, *more])
                 moved[name] = size
         if self.target_position and not place:
             raise BadSetting(f"shift target_position: the goal of {env.task.name} has no target.")
@@ -66,16 +72,35 @@ class Shift:
         return moved
 
     @staticmethod
-    def _move(env: LiberoEnv, name: str, by: np.ndarray) -> None:
+    def _move(env: LiberoEnv, name: str, size: float, angles: Sequence[float]) -> None:
+        """Move along the first of the angles that leads to a free place."""
         inner = env.sim_env
         if name not in inner.objects_dict:
             raise BadSetting(
                 f"shift: {name} is part of the scene and cannot be moved; movable are {', '.join(inner.objects_dict)}."
             )
         joint = inner.objects_dict[name].joints[-1]
-        pose = np.array(inner.sim.data.get_joint_qpos(joint))
-        pose[:2] += by
-        inner.sim.data.set_joint_qpos(joint, pose)
+        start = np.array(inner.sim.data.get_joint_qpos(joint))
+        for angle in angles:
+            pose = start.copy()
+            pose[:2] += size * np.array([math.cos(angle), math.sin(angle)])
+            inner.sim.data.set_joint_qpos(joint, pose)
+            inner.sim.forward()
+            if not overlaps(inner, name):
+                return
+        raise BadSetting(
+            f"shift: {name} overlaps something in each of {len(angles)} directions at {size:g} m; ask for a smaller shift."
+        )
+
+
+def overlaps(inner: Any, name: str) -> bool:
+    """Whether an object of a robosuite scene reaches into anything else, the table included, by more than `DEEP`."""
+    sim = inner.sim
+    own = {sim.model.geom_name2id(geom) for geom in inner.objects_dict[name].contact_geoms}
+    return any(
+        contact.dist < -DEEP and (contact.geom1 in own) != (contact.geom2 in own)
+        for contact in sim.data.contact[: sim.data.ncon]
+    )
 
 
 AXES = tuple(field.name for field in fields(Shift))

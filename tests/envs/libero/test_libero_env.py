@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from envs.errors import BadAction, BadInitState, BadSetting
-from envs.libero.env import LiberoEnv
+from envs.libero.env import N_INIT_STATES, LiberoEnv
 from envs.libero.experts import Style, make_expert
 from envs.libero.observations import AGENT_POS_SLICES, ENVIRONMENT_STATE_SLICES
 
@@ -109,6 +109,20 @@ def test_shifts_move_what_they_say_by_what_they_say(drawn: gym.Env) -> None:
     assert moved["displaced"] == {"akita_black_bowl_1": 0.02, "plate_1": 0.01}
     _, turned = drawn.reset(seed=5, options={"shift": {"robot_joints": 0.2}})
     assert np.linalg.norm(turned["keypoints"]["tcp"] - plain["keypoints"]["tcp"]) > 0.01
+
+
+def test_a_shifted_object_stands_free_of_everything_else(drawn: gym.Env) -> None:
+    redrawn = 0
+    for seed in range(12):
+        _, plain = drawn.reset(seed=seed)
+        _, moved = drawn.reset(seed=seed, options={"shift": {"object_position": 0.12}})
+        step = moved["keypoints"]["akita_black_bowl_1"] - plain["keypoints"]["akita_black_bowl_1"]
+        assert np.linalg.norm(step[:2]) == pytest.approx(0.12, abs=5e-3)
+        rng = np.random.default_rng(seed)
+        rng.integers([N_INIT_STATES, 2**31])
+        first = rng.uniform(0, 2 * np.pi, 2)[0]
+        redrawn += bool(np.linalg.norm(step[:2] - 0.12 * np.array([np.cos(first), np.sin(first)])) > 0.01)
+    assert 0 < redrawn < 12
 
 
 def test_lite_physics_is_within_a_millimetre_of_the_full_one(lite: gym.Env) -> None:
