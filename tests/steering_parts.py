@@ -70,18 +70,16 @@ def _affine(target: Any, site: Site, strength: Any, gate: Gate) -> Affine:
     return Affine(scale=scale, offset=offset, site=site, strength=strength, gate=gate)
 
 
-def conceptor_at(target: Any, site: Site) -> Direction:
-    """A conceptor of two soft directions at a site, which lets the rest through."""
+def softened(plane: Direction) -> Direction:
+    """A conceptor of a plane's two directions, which lets the rest through."""
     entry = {"gains": [0.1, 0.6], "rest": 1.0}
-    found = direction_at(target, site, rows=2)
-    return replace(found, info={"conceptor": dict.fromkeys(found.vectors, entry)})
+    return replace(plane, info={"conceptor": dict.fromkeys(plane.vectors, entry)})
 
 
-def bank_at(target: Any, site: Site) -> Bank:
-    """Two directions and a router between them."""
-    found = direction_at(target, site, rows=2)
-    stages = {key: Stage(2 * rows, rows.flip(0).contiguous(), torch.zeros(2)) for key, rows in found.vectors.items()}
-    return Bank(stages, site)
+def banked(plane: Direction) -> Bank:
+    """A plane's two directions with a router between them."""
+    stages = {key: Stage(2 * rows, rows.flip(0).contiguous(), torch.zeros(2)) for key, rows in plane.vectors.items()}
+    return Bank(stages, plane.site)
 
 
 # name -> (target, site, strength, gate) -> part, in the part's own unit
@@ -96,8 +94,10 @@ PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
         indices=(0, 3, 7), values=(1.0, -1.0, 2.0), site=site, strength=s, gate=gate
     ),
     "affine": _affine,
-    "soft-project": lambda t, site, s, gate: SoftProject(conceptor_at(t, site), strength=s, gate=gate),
-    "routed": lambda t, site, s, gate: Routed(bank_at(t, site), strength=s, gate=gate),
+    "soft-project": lambda t, site, s, gate: SoftProject(
+        softened(direction_at(t, site, rows=2)), strength=s, gate=gate
+    ),
+    "routed": lambda t, site, s, gate: Routed(banked(direction_at(t, site, rows=2)), strength=s, gate=gate),
     "logit-mix": lambda t, site, s, gate: LogitMix(site=site, strength=s, gate=gate),
 }
 BLOCKS = Site("block_output", layer=(0, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -314,8 +315,10 @@ def test_seal_finds_the_planted_categories_and_weighs_by_delimiters(
     torch.testing.assert_close(moved[0], moved[1], atol=1e-5, rtol=0)
 
 
-def test_seal_edits_delimiters_only_and_without_one_nothing(agent: LLMAgent) -> None:
+def test_seal_edits_delimiters_only_and_without_one_nothing(agent: LLMAgent, tmp_path: Path) -> None:
     found = sa.find(agent, "seal", replies=REPLIES, site=WIDE)
+    found.save(tmp_path / "seal.safetensors")
+    assert sa.Direction.load(tmp_path / "seal.safetensors").site == found.site  # the delimiters are in the file
     for text, n in ((REPLIES[0][1], len(KINDS[0])), ("w1 w2. w3", 0)):
         batch = agent.encode([text])
         before = sa.rows(steerable(agent), batch, WIDE)[BLOCK]
