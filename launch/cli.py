@@ -329,7 +329,7 @@ def find_(
 
     Args:
         policy: e.g. llm:smollm2-135m.
-        method: mean-difference, pca, probe or lda.
+        method: one that needs two sets of inputs: mean-difference, paired-difference, pca, probe, lda or conceptor.
         positive: prompts with the concept.
         negative: prompts without it.
         out: the .safetensors file to write.

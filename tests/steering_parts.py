@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import tiny_models
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from steer_agents.capture import Reader
+from steer_agents.conceptors import SoftProject
 from steer_agents.direction import Direction
 from steer_agents.gates import ALWAYS, Gate
 from steer_agents.interventions import (
@@ -24,6 +26,7 @@ from steer_agents.interventions import (
     Rotate,
     SetNeurons,
 )
+from steer_agents.routed import Bank, Routed, Stage
 from steer_agents.sites import Site, Steerable, resolve, steerable
 from steer_agents.strength import Strength
 
@@ -67,6 +70,18 @@ def _affine(target: Any, site: Site, strength: Any, gate: Gate) -> Affine:
     return Affine(scale=scale, offset=offset, site=site, strength=strength, gate=gate)
 
 
+def softened(plane: Direction) -> Direction:
+    """A conceptor of a plane's two directions, which lets the rest through."""
+    entry = {"gains": [0.1, 0.6], "rest": 1.0}
+    return replace(plane, info={"conceptor": dict.fromkeys(plane.vectors, entry)})
+
+
+def banked(plane: Direction) -> Bank:
+    """A plane's two directions with a router between them."""
+    stages = {key: Stage(2 * rows, rows.flip(0).contiguous(), torch.zeros(2)) for key, rows in plane.vectors.items()}
+    return Bank(stages, plane.site)
+
+
 # name -> (target, site, strength, gate) -> part, in the part's own unit
 PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
     "add": lambda t, site, s, gate: Add(direction_at(t, site), strength=s, gate=gate),
@@ -79,6 +94,10 @@ PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
         indices=(0, 3, 7), values=(1.0, -1.0, 2.0), site=site, strength=s, gate=gate
     ),
     "affine": _affine,
+    "soft-project": lambda t, site, s, gate: SoftProject(
+        softened(direction_at(t, site, rows=2)), strength=s, gate=gate
+    ),
+    "routed": lambda t, site, s, gate: Routed(banked(direction_at(t, site, rows=2)), strength=s, gate=gate),
     "logit-mix": lambda t, site, s, gate: LogitMix(site=site, strength=s, gate=gate),
 }
 BLOCKS = Site("block_output", layer=(0, 2))

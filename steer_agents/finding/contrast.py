@@ -8,8 +8,9 @@
 | `lda` | Sigma^-1 (mean(h+) - mean(h-)), Ledoit-Wolf shrunk pooled covariance | Fisher 1936; scikit-learn |
 
 All are oriented from negative to positive. We differ from the sources in: `probe` folds the standardisation
-and 1 / ||w|| back into bias and strength (RAPTOR's released script does not), and every method reports the cosine
-between the directions of disjoint halves of the data, since overlapping subsamples overstate stability.
+and 1 / ||w|| back into bias and strength (RAPTOR's released script does not) and chooses the ridge by cross-validation where the
+paper holds out one fifth; and every method but the streamed `mean_difference` reports the cosine between the directions of disjoint
+halves of the data, since overlapping subsamples overstate stability.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from policies.errors import BadInput
@@ -51,7 +53,7 @@ def batches_of(target: Steerable, inputs: Inputs) -> list[capture.Batch]:
     return list(target.policy.encode(inputs))
 
 
-def _identity(target: Steerable, positive: Inputs, negative: Inputs, site: Site, **options: Any) -> dict[str, Any]:
+def identity(target: Steerable, positive: Inputs, negative: Inputs, site: Site, **options: Any) -> dict[str, Any]:
     """The fields that every direction of this file carries."""
 
     def parts(inputs: Inputs) -> list[Any]:
@@ -70,7 +72,7 @@ def _identity(target: Steerable, positive: Inputs, negative: Inputs, site: Site,
     return {"model": model_fingerprint(target), "info": info}
 
 
-def _steer_site(site: Site) -> Site:
+def steer_site(site: Site) -> Site:
     """Where the direction is applied by default: the same layers, at all tokens (capture usually reads the last)."""
     return Site(site.kind, site.layer, site.stack, heads=site.heads)
 
@@ -91,7 +93,7 @@ def mean_difference(target: Steerable, *, positive: Inputs, negative: Inputs, si
         if raw[key].norm() > 0:
             statistics[key] = capture.statistics_of(plus.merged(minus), raw[key] / raw[key].norm())
     return Direction.from_raw(
-        raw, _steer_site(site), statistics, method="mean-difference", **_identity(target, positive, negative, site)
+        raw, steer_site(site), statistics, method="mean-difference", **identity(target, positive, negative, site)
     )
 
 
@@ -107,9 +109,10 @@ def _fit(
     site: Site | None,
     name: str,
     solve: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, dict[str, float]]],
+    more: Callable[[torch.Tensor, torch.Tensor, dict[str, float]], dict[str, float | None]] | None = None,
     **options: Any,
 ) -> Direction:
-    """Solve at every location, add statistics and the disjoint-half cosine."""
+    """Solve at every location, add statistics, the disjoint-half cosine and what `more` says of rows and notes."""
     site = site or Site(tokens="last")
     raw, statistics, extra = {}, {}, {}
     for key, (plus, minus) in _rows(target, positive, negative, site).items():
@@ -117,9 +120,13 @@ def _fit(
         raw[key] = vector
         first = vector if vector.dim() == 1 else vector[0]
         statistics[key] = capture.statistics_of_rows(torch.cat([plus, minus]), first / first.norm())
-        extra[key] = {**notes, "half_cosine": _half_cosine(plus, minus, solve)}
-    fields = _identity(target, positive, negative, site, **options)
-    found = Direction.from_raw(raw, _steer_site(site), statistics, method=name, **fields)
+        extra[key] = {
+            **notes,
+            "half_cosine": _half_cosine(plus, minus, solve),
+            **(more(plus, minus, notes) if more else {}),
+        }
+    fields = identity(target, positive, negative, site, **options)
+    found = Direction.from_raw(raw, steer_site(site), statistics, method=name, **fields)
     return replace(found, info={**found.info, "fit": extra})
 
 
@@ -165,38 +172,88 @@ def pca(
 
 
 def probe(
-    target: Steerable, *, positive: Inputs, negative: Inputs, site: Site | None = None, folds: int = 5
+    target: Steerable,
+    *,
+    positive: Inputs,
+    negative: Inputs,
+    site: Site | None = None,
+    folds: int = 5,
+    ridge: float | None = None,
 ) -> Direction:
     """Weights of a ridge logistic probe; `info["fit"]` holds bias, accuracy and ridge per location.
 
     With unit v, sigmoid(weight_norm * (h . v) + bias) is the probe's probability, so that `gates.Probe(weight_norm * v,
-    bias)` is the matching gate.
+    bias)` is the matching gate, and a projection of (logit P - bias) / weight_norm has the probability P exactly: `Cap` with that bound
+    is the smallest move to it.
 
     Args:
         folds: cross-validation folds that choose the ridge among 25 values C in [1e-4, 1e2].
+        ridge: C, if it is not to be chosen.
+    Returns:
+        a direction; `info["fit"]` holds two stabilities, which are to be read together: `half_cosine` of disjoint halves, and
+        `overlap_cosine`, the mean |cos| of fits on random 80 % of the data (the paper's), which is higher whatever the data.
     """
 
     def solve(plus: torch.Tensor, minus: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-        X = torch.cat([plus, minus]).double().numpy()
-        y = np.r_[np.ones(len(plus)), np.zeros(len(minus))]
-        n_folds = min(folds, len(plus), len(minus))
-        scaler = StandardScaler().fit(X)
-        scaler.scale_[scaler.scale_ < 1e-12] = 1.0
-        Z = scaler.transform(X)
-        if n_folds >= 2:
-            model = LogisticRegressionCV(
-                Cs=_RIDGES, cv=n_folds, max_iter=1000, l1_ratios=(0.0,), use_legacy_attributes=False, scoring="accuracy"
-            ).fit(Z, y)
-            chosen, accuracy = float(model.C_), float(model.scores_.mean(axis=0).max())
-        else:
-            model = LogisticRegression(C=1.0, max_iter=1000).fit(Z, y)
-            chosen, accuracy = 1.0, float("nan")
-        w = np.ravel(model.coef_) / scaler.scale_
-        bias = float(np.ravel(model.intercept_)[0] - w @ scaler.mean_)
-        notes = {"bias": bias, "weight_norm": float(np.linalg.norm(w)), "ridge_C": chosen, "cv_accuracy": accuracy}
-        return torch.from_numpy(w), notes
+        return ridge_probe(plus, minus, folds, ridge)
 
-    return _fit(target, positive, negative, site, "probe", solve, folds=folds)
+    def overlap(plus: torch.Tensor, minus: torch.Tensor, notes: dict[str, float]) -> dict[str, float | None]:
+        return {"overlap_cosine": _overlap_cosine(plus, minus, notes["ridge_C"])}
+
+    return _fit(target, positive, negative, site, "probe", solve, overlap, folds=folds, ridge=ridge)
+
+
+def ridge_probe(
+    plus: torch.Tensor, minus: torch.Tensor, folds: int = 5, ridge: float | None = None
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Weights (D,) float64 in raw coordinates of the ridge logistic regression of two sets of rows, and what is known about it.
+
+    Within cross-validation activations are standardised on the training folds alone.
+    """
+    X = torch.cat([plus, minus]).double().numpy()
+    y = np.r_[np.ones(len(plus)), np.zeros(len(minus))]
+    n_folds = min(folds, len(plus), len(minus))
+    chosen, accuracy = (1.0 if ridge is None else ridge), float("nan")
+    if n_folds >= 2:
+        splits = list(StratifiedKFold(n_folds).split(X, y))
+        tried = _RIDGES if ridge is None else np.array([ridge])
+        scores = np.mean([_accuracies(X[a], y[a], X[b], y[b], tried) for a, b in splits], axis=0)
+        chosen, accuracy = float(tried[scores.argmax()]), float(scores.max())  # of equal ones the strongest ridge
+    scaler, model = _scaler(X), LogisticRegression(C=chosen, max_iter=1000)
+    model.fit(scaler.transform(X), y)
+    w = np.ravel(model.coef_) / scaler.scale_
+    bias = float(np.ravel(model.intercept_)[0] - w @ scaler.mean_)
+    notes = {"bias": bias, "weight_norm": float(np.linalg.norm(w)), "ridge_C": chosen, "cv_accuracy": accuracy}
+    return torch.from_numpy(w), notes
+
+
+def _scaler(X: np.ndarray) -> StandardScaler:
+    scaler = StandardScaler().fit(X)
+    scaler.scale_[scaler.scale_ < 1e-12] = 1.0
+    return scaler
+
+
+def _accuracies(X: np.ndarray, y: np.ndarray, X_out: np.ndarray, y_out: np.ndarray, ridges: np.ndarray) -> list[float]:
+    """Held-out accuracy at every ridge, each fit starting from the one before."""
+    scaler, model = _scaler(X), LogisticRegression(max_iter=1000, warm_start=True)
+    Z, Z_out = scaler.transform(X), scaler.transform(X_out)
+    return [float(model.set_params(C=C).fit(Z, y).score(Z_out, y_out)) for C in ridges]
+
+
+def _overlap_cosine(
+    plus: torch.Tensor, minus: torch.Tensor, ridge: float, n_fits: int = 5, share: float = 0.8
+) -> float | None:
+    """Mean |cos| between fits on random shares of the data; None with fewer than 4 examples on a side."""
+    if min(len(plus), len(minus)) < 4:
+        return None
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(n_fits):
+        a, b = (rows[rng.permutation(len(rows))[: round(share * len(rows))]] for rows in (plus, minus))
+        w, _ = ridge_probe(a, b, folds=1, ridge=ridge)
+        found.append(w / w.norm())
+    cosines = (torch.stack(found) @ torch.stack(found).T).abs()
+    return float((cosines.sum() - n_fits) / (n_fits * (n_fits - 1)))
 
 
 def lda(target: Steerable, *, positive: Inputs, negative: Inputs, site: Site | None = None) -> Direction:

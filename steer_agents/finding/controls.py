@@ -24,6 +24,8 @@ from steer_agents.interventions import SetNeurons
 from steer_agents.sites import Steerable
 
 _NORMS = ("mean_norm", "raw_norm", "scale")
+_BESIDE_ROWS = ("conceptor",)
+"""Entries of `info` that say what the rows are used for, by location and not by direction: a control keeps them."""
 
 
 def random_like(direction: Direction, seed: int) -> Direction:
@@ -122,7 +124,11 @@ def _controlled(direction: Direction, raw: dict[str, torch.Tensor], method: str,
         norms,
         method=method,
         model=direction.model,
-        info={"control_of": direction.method, "seed": seed},
+        info={
+            "control_of": direction.method,
+            "seed": seed,
+            **{name: direction.info[name] for name in _BESIDE_ROWS if name in direction.info},
+        },
     )
     return replace(made, statistics=norms)  # no more than the direction itself knows
 

@@ -12,6 +12,7 @@ import yaml
 from policies.errors import SteerError
 from steer_agents import artifacts, interventions
 from steer_agents import yaml_nodes as nodes
+from steer_agents.conceptors import SoftProject
 from steer_agents.control.harm import HarmLimit
 from steer_agents.control.hold import Hold
 from steer_agents.control.pi import Gains, Limits
@@ -25,6 +26,7 @@ from steer_agents.noise.maps import NoiseMap, from_description
 from steer_agents.noise.noise_policy import NoisePolicy
 from steer_agents.noise.parts import ConstantNoise
 from steer_agents.recipe.gates import Files, gate, site
+from steer_agents.routed import Bank, Routed
 from steer_agents.setpoints import SetPoint
 from steer_agents.sites import Site
 from steer_agents.steerer import Part
@@ -192,6 +194,12 @@ PARTS: Mapping[str, PartKind] = {
         "set coordinates of a site by their numbers",
         lambda indices, settings: interventions.SetNeurons(indices=indices, **settings),
         _ENTRIES, {"values": _numbers}, ("values", "site"), "number", ("site", "gate"),
+    ),
+    "soft_project": _edit(SoftProject, "pass through a conceptor (a soft projection)"),
+    "routed": PartKind(
+        "push along the direction of a bank that fits the activation (a file)",
+        lambda path, settings: Routed(Bank.load(path), **settings),
+        None, {"soft": nodes.boolean}, (), "number", ("site", "gate"),
     ),
     "logit_mix": PartKind(
         "mix in the logits of earlier layers", lambda layers, settings: interventions.LogitMix(site=Site(layer=layers), **settings),

@@ -17,7 +17,7 @@ from steer_agents.interventions import Intervention
 from steer_agents.sites import Site, iter_kinds, resolve, steerable
 
 model_of = functools.cache(tiny)
-FOLDED = ["add", "ablate", "rotate", "clamp", "set-neurons", "affine"]
+FOLDED = ["add", "ablate", "rotate", "clamp", "set-neurons", "affine", "soft-project"]
 
 
 def foldable(name: str, stack: str, kind: str) -> list[str]:

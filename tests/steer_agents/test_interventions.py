@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ import steer_agents as sa
 from policies.errors import BadInput, NonFinite, WrongModel, WrongWidth
 from steer_agents.direction import Direction
 from steer_agents.interventions import Intervention
+from steer_agents.routed import Stage
 from steer_agents.sites import Site
 
 D, KEY, SITE = 7, "s.0.block_output", Site("block_output", layer=0)
@@ -97,6 +98,10 @@ def coordinates_independent(case: Case) -> None:
         assert torch.equal(case.edit(moved)[..., others], base[..., others])
 
 
+def norm_not_grown_at_1(case: Case) -> None:
+    assert (case.edit(case.h, 1.0).norm(dim=-1) <= case.h.norm(dim=-1) * (1 + 1e-6)).all()
+
+
 def between_its_inputs(case: Case) -> None:
     for s in (0.0, 0.25, 0.5, 1.0):
         mixed = case.edit(case.h, s)
@@ -114,6 +119,7 @@ INVARIANTS: dict[str, Callable[[Case], None]] = {
     "in-range untouched": in_range_untouched,
     "other coordinates untouched": other_coordinates_untouched,
     "coordinates independent": coordinates_independent,
+    "norm not grown at 1": norm_not_grown_at_1,
     "between its inputs": between_its_inputs,
 }
 
@@ -131,6 +137,15 @@ MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
     "Cap": lambda rows, c: sa.Cap(_direction(rows[:1]), bound=c, side="floor" if c > 0 else "ceiling"),
     "SetNeurons": lambda rows, c: sa.SetNeurons(indices=(1, 4), values=(c, -c), site=SITE),
     "Affine": lambda rows, c: sa.Affine(scale=rows[0], offset=c * rows[1], site=SITE),
+    "SoftProject": lambda rows, c: sa.SoftProject(
+        replace(_direction(rows), info={"conceptor": {KEY: {"gains": [0.2, 0.9], "rest": 0.5}}})
+    ),
+    "Routed": lambda rows, c: sa.Routed(
+        sa.Bank(
+            {KEY: Stage(_direction(rows).vectors[KEY], rows * torch.tensor([[3.0], [1.0]]), torch.tensor([c, 0]))}, SITE
+        ),
+        soft=c > 0,
+    ),
     "LogitMix": lambda rows, c: sa.LogitMix(site=SITE),
 }
 DECLARED = [(name, invariant) for name in MAKE for invariant in getattr(sa, name).invariants]
@@ -199,7 +214,7 @@ def test_interventions_that_say_so_are_affine(name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", ["NormKeptAdd", "Cap"])
+@pytest.mark.parametrize("name", ["NormKeptAdd", "Cap", "Routed"])
 def test_interventions_that_are_not_affine_do_not_say_so(name: str) -> None:
     case = Case(MAKE[name](torch.eye(2, D), 0.5), 1.0, torch.randn(1, 1, D).double(), torch.eye(2, D), torch.zeros(1))
     a, b = torch.full((1, 1, D), -3.0).double(), torch.full((1, 1, D), 5.0).double()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from steering_parts import BLOCKS, PARTS, absolute, direction_at, n_hooks, pairs, part
+from steering_parts import BLOCKS, PARTS, absolute, banked, direction_at, n_hooks, pairs, part, softened
 from tiny_models import GENERATING, LANGUAGE, TINY, WIDTH, image_inputs, inputs, outputs, tiny
 from torch import nn
 from torch._dynamo.testing import CompileCounter
@@ -147,7 +147,7 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
     # 0 * inf is not a number: a strength of 0 must leave the row out, not add nothing to it
     site = Site("mlp_neurons", layer=0)
     model = MLP(MLPConfig(WIDTH, WIDTH, (4,)))
-    direction = direction_at_input(model, site, rows=2 if kind == "rotate" else 1)
+    direction = direction_at_input(model, site, rows=2 if kind in ("rotate", "soft-project", "routed") else 1)
     steering = {
         "add": lambda: sa.Add(direction, strength=absolute(rows)),
         "norm-kept-add": lambda: sa.NormKeptAdd(direction, strength=absolute(rows)),
@@ -157,6 +157,8 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
         "cap": lambda: sa.Cap(direction, bound=1.0, strength=rows),
         "set-neurons": lambda: sa.SetNeurons(indices=(0,), values=1.0, site=site, strength=rows),
         "affine": lambda: sa.Affine(scale=torch.ones(WIDTH), offset=torch.ones(WIDTH), site=site, strength=rows),
+        "soft-project": lambda: sa.SoftProject(softened(direction), strength=rows),
+        "routed": lambda: sa.Routed(banked(direction), strength=rows),
     }
     rows = torch.tensor([0.0, 0.5])
     x = torch.randn(2, WIDTH)
