@@ -8,8 +8,8 @@ layout" and "robot initial state" these are, in a form that scales.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,25 +26,39 @@ DEEP = 0.002
 """Two things that reach into each other by more than this overlap [m]; by less, they touch."""
 
 
+RANGES: Mapping[str, tuple[float, float]] = {
+    "object_position": (0.0, 0.2),
+    "object_x": (-0.2, 0.2),
+    "object_y": (-0.2, 0.2),
+    "target_position": (0.0, 0.2),
+    "robot_joints": (0.0, 0.5),
+}
+"""Axis -> least and largest size."""
+AXES = tuple(RANGES)
+
+
 @dataclass(frozen=True)
 class Shift:
     """How far a start lies from the one that was drawn or chosen.
 
     Args:
         object_position: the object of the goal's first part is moved so far, level, in a drawn direction [m], 0 to 0.2.
+        object_x, object_y: that object is moved by so much away from the robot's base, to its left [m], -0.2 to 0.2.
         target_position: the same for its target, which must be movable (a plate; not a stove) [m], 0 to 0.2.
         robot_joints: the seven joint angles are turned by so much together (Euclidean norm), in a drawn direction [rad], 0 to 0.5.
     """
 
     object_position: float = 0.0
+    object_x: float = 0.0
+    object_y: float = 0.0
     target_position: float = 0.0
     robot_joints: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in (("object_position", 0.2), ("target_position", 0.2), ("robot_joints", 0.5)):
+        for name, (least, most) in RANGES.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= most:
-                raise BadSetting(f"shift {name} must lie in 0..{most:g}, got {value!r}.")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                raise BadSetting(f"shift {name} must lie in {least:g}..{most:g}, got {value!r}.")
 
     def apply(self, env: LiberoEnv, rng: np.random.Generator) -> dict[str, float]:
         """Move things in the simulation; returns what was moved by how much.
@@ -61,8 +75,11 @@ class Shift:
             (thing, *place), (self.object_position, self.target_position), angles, again, strict=False
         ):
             if size:
-                self._move(env, name, size, [angle, *more])
+                self._move(env, name, size * np.stack([np.cos([angle, *more]), np.sin([angle, *more])], axis=1))
                 moved[name] = size
+        if self.object_x or self.object_y:
+            self._move(env, thing, np.array([[self.object_x, self.object_y]]))
+            moved[thing] = moved.get(thing, 0.0) + math.hypot(self.object_x, self.object_y)
         if self.target_position and not place:
             raise BadSetting(f"shift target_position: the goal of {env.task.name} has no target.")
         if self.robot_joints:
@@ -72,8 +89,8 @@ class Shift:
         return moved
 
     @staticmethod
-    def _move(env: LiberoEnv, name: str, size: float, angles: Sequence[float]) -> None:
-        """Move along the first of the angles that leads to a free place."""
+    def _move(env: LiberoEnv, name: str, steps: np.ndarray) -> None:
+        """Move by the first of the (n, 2) steps that leads to a free place."""
         inner = env.sim_env
         if name not in inner.objects_dict:
             raise BadSetting(
@@ -81,15 +98,16 @@ class Shift:
             )
         joint = inner.objects_dict[name].joints[-1]
         start = np.array(inner.sim.data.get_joint_qpos(joint))
-        for angle in angles:
+        for step in steps:
             pose = start.copy()
-            pose[:2] += size * np.array([math.cos(angle), math.sin(angle)])
+            pose[:2] += step
             inner.sim.data.set_joint_qpos(joint, pose)
             inner.sim.forward()
             if not overlaps(inner, name):
                 return
         raise BadSetting(
-            f"shift: {name} overlaps something in each of {len(angles)} directions at {size:g} m; ask for a smaller shift."
+            f"shift: {name} overlaps something in each of {len(steps)} directions at {np.linalg.norm(steps[0]):g} m; ask for another "
+            "size, or for another axis."
         )
 
 
@@ -101,9 +119,6 @@ def overlaps(inner: Any, name: str) -> bool:
         contact.dist < -DEEP and (contact.geom1 in own) != (contact.geom2 in own)
         for contact in sim.data.contact[: sim.data.ncon]
     )
-
-
-AXES = tuple(field.name for field in fields(Shift))
 
 
 def make_shift(shift: Mapping[str, float] | Shift | None) -> Shift:

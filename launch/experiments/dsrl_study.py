@@ -16,7 +16,7 @@ from steer_agents.evaluation import plots
 from steer_agents.evaluation.report import Bar
 from steer_agents.noise.baselines import golden_ticket
 from steer_agents.noise.check import RandomNoise
-from steer_agents.noise.maps import Full
+from steer_agents.noise.maps import MAPS
 from steer_agents.noise.parts import BestOfN, ConstantNoise
 from steer_agents.noise.presets import preset
 from steer_agents.steerer import Part
@@ -32,7 +32,7 @@ class Settings:
         env_steps, evaluate_every: of training; between points of the curve.
         updates_per_chunk: gradient steps.
         validation_episodes, test_episodes: starts.
-        bound: of the noise.
+        noise_map: name in `steer_agents.noise.maps.MAPS`, from what is chosen to the noise; bound: of what is chosen.
         tickets, ticket_episodes: constant noises tried, and episodes of each.
         candidates: of best-of-N; 0 leaves it out, and random noise too.
     """
@@ -44,6 +44,7 @@ class Settings:
     updates_per_chunk: float = 1.0
     validation_episodes: int = 40
     test_episodes: int = 100
+    noise_map: str = "full"
     bound: float = 1.5
     tickets: int = 32
     ticket_episodes: int = 10
@@ -79,6 +80,7 @@ def run(study: Study, s: Settings, folder: Path, say: Say) -> Outcome:
     from steer_agents.noise.training import Schedule, learn
 
     world, place = study.world, folder / f"runs-{settings_key(s)}"
+    noise_map = MAPS[s.noise_map]()
     policy: GenerativePolicy = world.load()
     n_runs = len(s.variants) * len(s.seeds)
     say.plan([20.0] * n_runs + [6.0] + [3.0] * (2 * n_runs + 5))
@@ -89,7 +91,7 @@ def run(study: Study, s: Settings, folder: Path, say: Say) -> Outcome:
             say.stage(f"{name}: {s.env_steps} env steps")
             chosen = replace(preset("recommended", variant), updates_per_chunk=s.updates_per_chunk)
             learned[name] = learn(
-                world.noise_env(policy, Full(), s.bound, chosen, seed), chosen, s.env_steps, seed,
+                world.noise_env(policy, noise_map, s.bound, chosen, seed), chosen, s.env_steps, seed,
                 world.evaluation(policy, s.validation_episodes), Schedule(evaluate_every=s.evaluate_every, checkpoint_minutes=2),
                 place / name.replace(" ", "-"), info={"experiment": study.name, "policy": world.policy, "task": world.task},
             )  # fmt: skip
@@ -99,7 +101,7 @@ def run(study: Study, s: Settings, folder: Path, say: Say) -> Outcome:
     def ticket_score(part: ConstantNoise) -> float:
         return summary(world.episodes(policy, part, s.ticket_episodes, VALIDATION + 1, "ticket"))["success"]
 
-    ticket = golden_ticket(policy, Full(), ticket_score, s.tickets, s.bound)
+    ticket = golden_ticket(policy, noise_map, ticket_score, s.tickets, s.bound)
     tables: dict[str, pd.DataFrame] = {}
 
     def tested(name: str, part: Part | None) -> None:
@@ -109,7 +111,7 @@ def run(study: Study, s: Settings, folder: Path, say: Say) -> Outcome:
 
     tested("unsteered", None)
     if s.candidates:
-        tested("random noise in the box", RandomNoise(Full(), s.bound))
+        tested("random noise in the box", RandomNoise(noise_map, s.bound))
     tested("zero noise", ConstantNoise())
     tested("best constant noise", ticket.part)
     first, name = next(iter(learned.values())), next(iter(learned))

@@ -12,15 +12,17 @@ from launch.experiments.dsrl_study import Settings, Study, Tables
 from launch.experiments.dsrl_study import run as run_study
 from steer_agents.evaluation.report import Bar
 
-SHIFT = {"object_position": 0.1}
-"""Chosen on 24 starts of a seed of its own: unsteered success .67 at 9 cm, .33 at 12 cm (at 6 cm .90 of 40: nothing to bring back)."""
+SHIFT = {"object_y": 0.15}
+"""Chosen on 12 starts of a seed of its own. In drawn directions the policy succeeds in .88 at 9 and at 12 cm wherever the bowl stands
+free; along x, or to the right, it does not stand free. To the left it does: success .92 at 12 cm, .25 at 16 cm (there the scripted
+controller .83)."""
 
 
 def settings(quick: bool) -> Settings:
     """One seed of SAC (about 30 CPU minutes), or a short look that proves nothing (about 3)."""
     full = Settings(
-        ("sac",), (0,), env_steps=50_000, evaluate_every=10_000, validation_episodes=16, test_episodes=40, tickets=8,
-        ticket_episodes=6, candidates=0,
+        ("sac",), (0,), env_steps=60_000, evaluate_every=10_000, noise_map="repeat", validation_episodes=24, test_episodes=40,
+        tickets=8, ticket_episodes=6, candidates=0,
     )  # fmt: skip
     if not quick:
         return full
@@ -55,12 +57,13 @@ def bars(s: Settings, tables: Tables, learned: list[str]) -> list[Bar]:
 STUDY = Study(
     "libero-dsrl",
     "LIBERO: learned noise under a shifted start",
-    f"flow-libero puts LIBERO's bowl on the stove where the bowl always stood. With the bowl {100 * SHIFT['object_position']:g} cm "
-    "away, in a drawn direction, it often fails. Can the noise that it starts from, chosen by a small learned policy, bring it back?",
+    f"flow-libero puts LIBERO's bowl on the stove where the bowl always stood. With the bowl {100 * SHIFT['object_y']:g} cm "
+    "to the left it often fails. Can the noise that it starts from, chosen by a small learned policy, bring it back?",
     libero.world(SHIFT),
     bars,
     (
-        "One seed. Starts are drawn from the task's BDDL file, then shifted; validation, training and test have seeds of their own.",
+        "One seed of training. What is learned chooses 7 numbers a chunk, repeated along it.",
+        "Starts are drawn from the task's BDDL file, then shifted; validation, training and test have seeds of their own.",
         'The simulation runs with physics="lite", see envs/libero.',
     ),
 )

@@ -125,6 +125,17 @@ def test_a_shifted_object_stands_free_of_everything_else(drawn: gym.Env) -> None
     assert 0 < redrawn < 12
 
 
+def test_shifts_along_the_table_go_where_they_say_or_say_that_they_cannot(drawn: gym.Env) -> None:
+    _, plain = drawn.reset(seed=5)
+    _, moved = drawn.reset(seed=5, options={"shift": {"object_y": 0.03}})
+    step = moved["keypoints"]["akita_black_bowl_1"] - plain["keypoints"]["akita_black_bowl_1"]
+    assert np.allclose(step[:2], [0.0, 0.03], atol=2e-3)
+    assert moved["displaced"] == {"akita_black_bowl_1": 0.03}
+    place = plain["keypoints"]["plate_1"] - plain["keypoints"]["akita_black_bowl_1"]
+    with pytest.raises(BadSetting, match="overlaps something in each of 1 directions"):
+        drawn.reset(seed=5, options={"shift": {"object_x": float(place[0]), "object_y": float(place[1])}})
+
+
 def test_lite_physics_is_within_a_millimetre_of_the_full_one(lite: gym.Env) -> None:
     env = inner(lite)
     env.reset(seed=0)
