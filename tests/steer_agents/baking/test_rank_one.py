@@ -169,14 +169,27 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_changed() -> None:
 
 
 @functools.cache
-def labelled() -> tuple[dict[str, list[Any]], Direction]:
-    """Inputs whose neurons lie on one side or the other of a planted plane, with a margin."""
+def planted_order() -> tuple[torch.Tensor, torch.Tensor]:
+    """(180, 5) token ids and their planted scores: 60 far below 0, 60 nearest to it, 60 far above."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 59, (400, 5), generator=generator)
     site = Site("mlp_neurons", layer=1, tokens="last")
     neurons = sa.rows(steerable(tiny("llama")), [{"input_ids": ids}], site)["language.1.mlp_neurons"]
-    order = (neurons @ torch.randn(neurons.shape[1], generator=generator)).argsort()
-    sides = {"positive": [{"input_ids": ids[order[-60:]]}], "negative": [{"input_ids": ids[order[:60]]}]}
+    scores = neurons @ torch.randn(neurons.shape[1], generator=generator)
+    order = scores.abs().argsort(descending=True)  # by size: the ends of both signs are far from 0 ...
+    far = order[scores[order] > 0][:60].tolist(), order[scores[order] < 0][:60].tolist()
+    rest = [i for i in order.tolist() if i not in {*far[0], *far[1]}]
+    middle = rest[-60:]  # ... and the last are nearest to it
+    chosen = torch.tensor([*far[1], *middle, *far[0]])
+    return ids[chosen], scores[chosen]
+
+
+@functools.cache
+def labelled() -> tuple[dict[str, list[Any]], Direction]:
+    """Inputs whose neurons lie on one side or the other of a planted plane, with a margin."""
+    ids, scores = planted_order()
+    assert bool((scores[:60] < 0).all() and (scores[-60:] > 0).all())
+    sides = {"positive": [{"input_ids": ids[-60:]}], "negative": [{"input_ids": ids[:60]}]}
     return sides, sa.find(tiny("llama"), "mean-difference", **sides, site=Site("block_output", layer=1, tokens="last"))
 
 
@@ -225,18 +238,21 @@ def test_the_change_pushes_each_side_its_own_way_and_touches_one_matrix() -> Non
     assert same(model, weights)
 
 
-def test_inputs_that_the_probe_does_not_know_are_hardly_moved() -> None:
-    """Neutral in the probe's sense: neurons with the probed direction taken out of them."""
-    _, edits = fit()
-    (change,) = edits.changes
-    sides, _ = labelled()
-    n = sa.rows(steerable(tiny("llama")), sides["positive"], Site("mlp_neurons", layer=1, tokens="last"))[
-        "language.1.mlp_neurons"
-    ].double()
-    k = change.row / change.row.norm()
-    neutral = n - (n @ k)[:, None] * k
-    moved = (neutral @ change.row).abs().mean()
-    assert float(moved) <= 0.1 * float((n @ change.row).abs().mean())
+def test_inputs_between_the_two_sides_are_hardly_moved_on_average() -> None:
+    """Inputs that the fit never saw, from the middle of the planted order."""
+    model, edits = fit()
+    read = Site("block_output", layer=1, tokens="last")
+    sides, direction = labelled()
+    key = "language.1.block_output"
+
+    def pushed(batches: list[Any]) -> float:
+        moved, plain = (sa.rows(steerable(one), batches, read)[key] for one in (model, tiny("llama")))
+        return float(((moved - plain) @ direction.vector(key)).mean()) / direction.statistics[key]["raw_norm"]
+
+    assert edits.n_components == 1
+    assert abs(pushed([{"input_ids": planted_order()[0][60:120]}])) <= 0.1
+    assert pushed(sides["positive"]) > 0.5
+    assert pushed(sides["negative"]) < -0.5
 
 
 def test_an_interrupted_fit_goes_on_bit_for_bit(tmp_path: Path) -> None:
