@@ -15,7 +15,7 @@ import torch
 
 from policies.base import Context
 from policies.errors import BadInput, NonFinite, SiteNeverFired
-from steer_agents.sites import Location, Site, Steerable, head_columns, read, resolve
+from steer_agents.sites import Location, Site, Steerable, by_row, head_columns, read, resolve
 from steer_agents.tokens import Pass, PassTracker, declared_pass
 
 Batch = Mapping[str, Any] | torch.Tensor
@@ -144,8 +144,9 @@ def _selected(
         for batch in batches:
             current = tracked.observe(batch)
             found = {}
-            for key, value in reader.run(batch).items():
-                mask = tracked.mask(current or reader.passes[key])
+            for key, read_value in reader.run(batch).items():
+                seen = current or reader.passes[key]
+                value, mask = by_row(read_value, seen), tracked.mask(seen)
                 mask = None if mask is None else mask.to(value.device)
                 if not torch.isfinite(value if mask is None else value[mask]).all():
                     raise NonFinite(f"capture at {key}: the model gave NaN or infinite activations on this data.")

@@ -9,6 +9,9 @@ together with the numbers that give strengths a meaning there:
     mean_projection  mean of h . v, a natural value to clamp or cap to
     scale            length of the vector in units of a strength; 1 unless it came out of arithmetic
 
+Any other name is a value of h . v that `Clamp` and `Cap` take by that name; `steer_agents.calibrate` writes them: "p25" (a
+percentile), "natural", "probability".
+
 Arithmetic is that of vectors: at equal strength, `a + 0.5 * b` pushes by v_a + 0.5 v_b, `2 * a` twice as far, `-a` the other
 way. A sum keeps mean_norm (a property of the site); raw_norm, sd and mean_projection are dropped: they belong to the old
 vectors.
@@ -17,6 +20,7 @@ vectors.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,6 +33,7 @@ from steer_agents.sites import Site
 _NOISE = 1e-6
 """A difference of unit vectors in float32 below this is rounding, not a direction."""
 STATISTICS = ("raw_norm", "mean_norm", "sd", "mean_projection", "scale")
+_PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,7 @@ class Direction:
         entries = {}
         for key in self.vectors:
             entry = dict(self.statistics.get(key, {}))
-            if "mean_projection" in entry:
-                entry["mean_projection"] *= flip
+            entry = entry if factor > 0 else _turned(entry)
             entries[key] = {**entry, "scale": self.scale(key) * abs(factor)}
         method = self.method if factor == 1 else f"{factor:g} * {self.method}"
         vectors = {key: flip * v for key, v in self.vectors.items()}
@@ -233,3 +237,13 @@ class Direction:
         from steer_agents.artifacts import load
 
         return load(path)
+
+
+def _turned(entry: Mapping[str, float]) -> dict[str, float]:
+    """The statistics of -v: values of the projection change sign, and what was the 25th percentile becomes minus the 75th."""
+    turned = {}
+    for name, value in entry.items():
+        is_projection = name == "mean_projection" or name not in STATISTICS
+        percentile = _PERCENTILE.fullmatch(name)
+        turned[f"p{100 - float(percentile[1]):g}" if percentile else name] = -value if is_projection else value
+    return turned

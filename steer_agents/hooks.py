@@ -16,7 +16,7 @@ from policies.base import Context
 from policies.errors import BadInput, NonFinite, WrongWidth
 from steer_agents.gates import Weight
 from steer_agents.interventions import Add, Intervention
-from steer_agents.sites import Location, head_columns, read, written
+from steer_agents.sites import Location, by_row, head_columns, read, written
 from steer_agents.tokens import Pass, per_row
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class SiteHook:
         return (self._apply(args[0]), *args[1:])
 
     def _apply(self, value: torch.Tensor) -> torch.Tensor:
-        h = read(self.location, value)
+        h = by_row(read(self.location, value), self.attached.current if self.location.tokens else None)
         if not self.checked:
             self._check(h)
         for edit in self.edits:

@@ -15,8 +15,8 @@ gives h back.
 | `Affine` | h + s (a h + b - h), elementwise | coordinates stay independent | AcT 2410.23054 |
 | `LogitMix` | (1 - s) z + s mean_l z_l on logits | between its inputs | VISTA 2502.03628 |
 
-We differ from the sources in: `Rotate` is the relative rotation (an isometry, the identity at 0), not Angular
-Steering's absolute one; `LogitMix` passes early layers through the final norm, which VISTA's released code leaves out.
+We differ from the sources in: `Rotate` is the relative rotation (an isometry, the identity at 0), the absolute one of
+Angular Steering is `angular.RotateTo`; `LogitMix` passes early layers through the final norm, which VISTA's released code leaves out.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from policies.errors import BadInput, NonFinite
-from steer_agents.direction import Direction
+from policies.errors import BadInput, NonFinite, nearest
+from steer_agents.direction import STATISTICS, Direction
 from steer_agents.gates import ALWAYS, Gate
 from steer_agents.sites import Site
 from steer_agents.strength import Strength
@@ -265,20 +265,40 @@ class Rotate(_Directed):
         return rotate(h, tensors[0], s)
 
 
+def _projection(direction: Direction, key: str, given: float | str | None, kind: str, word: str) -> float:
+    """A value of h . v: as given, or by the name of a statistic of the direction."""
+    if isinstance(given, float | int):
+        return float(given)
+    known = direction.statistics.get(key, {})
+    if given is None and "mean_projection" not in known:
+        raise BadInput(f"{kind} at {key}: give {word}=..., this direction carries no mean projection to take it from.")
+    name = given or "mean_projection"
+    values = [one for one in known if one == "mean_projection" or one not in STATISTICS]
+    if name not in values:
+        raise BadInput(
+            f"{kind} at {key}: the direction ({direction.method}) carries no value of its projection named {name!r}"
+            f"{nearest(name, values)}. Values are measured by steer_agents.calibrate: percentile, natural_factor, probability."
+        )
+    return float(known[name])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Clamp(_Directed):
-    """Set the projection on the direction to a value; None takes the direction's mean projection at each site."""
+    """Set the projection on the direction to a value.
 
-    value: float | None = None
+    Args:
+        value: a number, or the name of a statistic that the direction carries at each site, e.g. "natural"; None takes its mean
+            projection.
+    """
+
+    value: float | str | None = None
     invariants = ("orthogonal part kept", "idempotent at 1", "projection set at 1")
 
     def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
-        value = self.value if self.value is not None else self.direction.statistic(key, "mean_projection")
-        if value is None:
-            raise BadInput(
-                f"Clamp at {key}: give value=..., this direction carries no mean projection to take it from."
-            )
-        return (self.direction.vectors[key], torch.tensor(float(value)))
+        return (
+            self.direction.vectors[key],
+            torch.tensor(_projection(self.direction, key, self.value, "Clamp", "value")),
+        )
 
     def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
         return clamp(h, tensors[0][0], s, tensors[1])
@@ -292,11 +312,12 @@ class Cap(_Directed):
     """Keep the projection on the direction above a floor or below a ceiling; tokens in range are untouched.
 
     Args:
-        bound: floor or ceiling; None takes the direction's mean projection at each site.
+        bound: floor or ceiling: a number, or the name of a statistic that the direction carries at each site, e.g. "p25"; None takes
+            its mean projection.
         side: "floor" or "ceiling".
     """
 
-    bound: float | None = None
+    bound: float | str | None = None
     side: str = "floor"
     invariants = ("orthogonal part kept", "idempotent at 1", "in-range untouched")
     is_affine = False
@@ -307,10 +328,7 @@ class Cap(_Directed):
             raise BadInput(f"Cap: side must be 'floor' or 'ceiling', got {self.side!r}.")
 
     def tensors_at(self, key: str) -> tuple[torch.Tensor, ...]:
-        bound = self.bound if self.bound is not None else self.direction.statistic(key, "mean_projection")
-        if bound is None:
-            raise BadInput(f"Cap at {key}: give bound=..., this direction carries no mean projection to take it from.")
-        return (self.direction.vectors[key], torch.tensor(float(bound)))
+        return (self.direction.vectors[key], torch.tensor(_projection(self.direction, key, self.bound, "Cap", "bound")))
 
     def edit(self, h: torch.Tensor, tensors: tuple[torch.Tensor, ...], s: torch.Tensor) -> torch.Tensor:
         return cap(h, tensors[0][0], s, tensors[1], self.side)

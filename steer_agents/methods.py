@@ -65,6 +65,7 @@ class Method:
 
 
 _FINDING, _EDITS = "steer_agents.finding", "steer_agents.interventions"
+_CALIBRATE, _BAKE = "steer_agents.calibrate", "steer_agents.baking"
 ANY, PROMPTED, SEEING, CHUNKS = "any network", "LLM agents", "VLAs", "flow, diffusion"
 
 METHODS: dict[str, Method] = {
@@ -90,6 +91,7 @@ METHODS: dict[str, Method] = {
     "action-entropy": Method("find", f"{_FINDING}.action_entropy:action_entropy", "EAST, arXiv 2406.00244", "own rollouts", SEEING, "one pass"),
     "entropy": Method("find", f"{_FINDING}.entropy:entropy", "EAST, arXiv 2406.00244", "prompts", PROMPTED, "one pass"),
     "vocabulary": Method("find", f"{_FINDING}.vocabulary:vocabulary", "mechanistic VLA steering, arXiv 2509.00328", "a vocabulary", f"{PROMPTED}, {SEEING}", "one product of matrices"),
+    "router-bias": Method("find", f"{_FINDING}.router_bias:router_bias", "DriveMoE, arXiv 2505.16278", "nothing", "mixtures of experts", "a pseudo-inverse a layer"),
     "random": Method("control", f"{_FINDING}.controls:random", "ours", "a direction", ANY, "nothing"),
     "permuted": Method("control", f"{_FINDING}.controls:permuted", "ours", "a direction", ANY, "nothing"),
     "random-neurons": Method("control", f"{_FINDING}.controls:random_neurons", "ours", "a set of neurons", ANY, "nothing"),
@@ -97,6 +99,9 @@ METHODS: dict[str, Method] = {
     "norm-kept-add": Method("apply", f"{_EDITS}:NormKeptAdd", "GrAInS, arXiv 2507.18043", "a direction", ANY, "a norm a token"),
     "ablate": Method("apply", f"{_EDITS}:Ablate", "directional ablation, arXiv 2406.11717", "a direction", ANY, "a projection a token"),
     "rotate": Method("apply", f"{_EDITS}:Rotate", "Selective Steering, arXiv 2601.19375", "a plane", ANY, "two projections a token"),
+    "rotate-to": Method("apply", "steer_agents.angular:RotateTo", "Angular Steering, arXiv 2510.26243", "a plane", ANY, "two projections a token"),
+    "interchange": Method("apply", "steer_agents.interchange:interchange", "CDAS, arXiv 2602.05234", "a direction, a source input", ANY, "one pass of the source"),
+    "any-token": Method("apply", "steer_agents.token_gates:AnyToken", "Breaking Bad Tokens, arXiv 2505.14536", "a gate per token", "networks with tokens", "nothing", inspired=True),
     "clamp": Method("apply", f"{_EDITS}:Clamp", "CDAS, arXiv 2602.05234", "a direction", ANY, "a projection a token"),
     "cap": Method("apply", f"{_EDITS}:Cap", "Assistant Axis, arXiv 2601.10387", "a direction, a bound", ANY, "a projection a token"),
     "set-neurons": Method("apply", f"{_EDITS}:SetNeurons", "mechanistic VLA steering, arXiv 2509.00328", "neurons, values", ANY, "nothing"),
@@ -104,8 +109,18 @@ METHODS: dict[str, Method] = {
     "logit-mix": Method("apply", f"{_EDITS}:LogitMix", "VISTA, arXiv 2502.03628", "layers to read early", PROMPTED, "an unembedding a layer"),
     "soft-project": Method("apply", "steer_agents.conceptors:SoftProject", "conceptors, arXiv 1403.3369", "a conceptor", ANY, "two products a token"),
     "routed": Method("apply", "steer_agents.routed:Routed", "G-ACT, arXiv 2506.18887", "a bank of directions", ANY, "one small product a token", inspired=True),
-    "kl-budget": Method("calibrate", "steer_agents.calibrate:within_kl_budget", "ASC, arXiv 2507.04742", "a direction, prompts", PROMPTED, "three passes"),
-    "bake": Method("bake", "steer_agents.baking:bake", "ours", "constant edits", ANY, "seconds; free at run time"),
+    "kl-budget": Method("calibrate", f"{_CALIBRATE}.kl_budget:within_kl_budget", "ASC, arXiv 2507.04742", "a direction, prompts", PROMPTED, "three passes"),
+    "percentile": Method("calibrate", f"{_CALIBRATE}.percentile:percentile", "Assistant Axis, arXiv 2601.10387", "a direction, ordinary inputs", ANY, "one pass"),
+    "natural-factor": Method("calibrate", f"{_CALIBRATE}.natural_factor:natural_factor", "CDAS, arXiv 2602.05234", "a direction, inputs that show it", ANY, "one pass, a score a multiple"),
+    "probability": Method("calibrate", f"{_CALIBRATE}.probability:probability", "RAPTOR, arXiv 2602.00158", "a probe", ANY, "nothing"),
+    "noisy-bisection": Method("calibrate", f"{_CALIBRATE}.noisy_bisection:noisy_bisection", "ESR, arXiv 2602.06941", "a noisy score, a goal", ANY, "about 20 scores"),
+    "js-layers": Method("calibrate", f"{_CALIBRATE}.js_layers:js_layers", "TA2, arXiv 2311.09433", "pairs of inputs", ANY, "one pass"),
+    "sign-layers": Method("calibrate", f"{_CALIBRATE}.sign_layers:sign_layers", "Selective Steering, arXiv 2601.19375", "a direction, two sets of inputs", ANY, "one pass"),
+    "two-sided": Method("calibrate", f"{_CALIBRATE}.two_sided:two_sided", "ours", "a measure by seed", ANY, "two runs a strength"),
+    "bake": Method("bake", f"{_BAKE}.fold:bake", "ours", "constant edits", ANY, "seconds; free at run time"),
+    "steer2edit": Method("bake", f"{_BAKE}.steer2edit:steer2edit", "Steer2Edit, arXiv 2602.09870", "directions, examples", "linear layers", "one pass; free at run time"),
+    "casal": Method("bake", f"{_BAKE}.casal:casal", "CASAL, arXiv 2510.02324", "a direction, two sets of inputs", "linear layers", "one pass, a ridge regression; free at run time"),
+    "export": Method("bake", f"{_BAKE}.export:export", "ours", "a baked model", "transformers, LeRobot", "a copy of the weights"),
 }  # fmt: skip
 
 

@@ -19,9 +19,9 @@ from torch import nn
 from policies.base import Policy, SiteMap, Stack
 from policies.errors import BadInput, DeadSite, UnknownSite, nearest
 from policies.site_maps import site_map_for
-from steer_agents.tokens import DECLARED_KINDS, PHASES, TokenScope, as_scope
+from steer_agents.tokens import DECLARED_KINDS, PHASES, Pass, TokenScope, as_scope
 
-SITE_KINDS = ("block_output", "mlp_output", "attention_output", "mlp_neurons", "attention_heads")
+SITE_KINDS = ("block_output", "mlp_output", "attention_output", "mlp_neurons", "attention_heads", "router")
 
 Layer = int | float | str
 """An int (0-based, negative from the end), a fraction of the depth in (0, 1), or "all"."""
@@ -33,7 +33,8 @@ class Site:
 
     Args:
         kind: one of `SITE_KINDS`. `mlp_neurons` is the input of the down-projection (width = the MLP's inner size),
-            `attention_heads` the input of the attention's output projection (width = heads x head size).
+            `attention_heads` the input of the attention's output projection (width = heads x head size), `router` what the router
+            of a mixture of experts reads, and it alone.
         layer: one layer or several, see `Layer`.
         stack: tower of blocks, e.g. "language"; None is the model's first.
         tokens: a `TokenScope` or the name of one.
@@ -322,6 +323,14 @@ def read(location: Location, value: Any) -> torch.Tensor:
     if h.dim() == 2:
         return h[:, None]
     return h if location.axes == "BND" else h.permute([location.axes.index(axis) for axis in "BND"])
+
+
+def by_row(h: torch.Tensor, current: Pass | None) -> torch.Tensor:
+    """(B, N, D) of an activation whose module takes the tokens of all rows as one axis, as routers do: (B N, 1, D)."""
+    if current is None:
+        return h
+    B, N = current.positions.shape
+    return h.reshape(B, N, -1) if N > 1 and h.shape[:2] == (B * N, 1) else h
 
 
 def written(location: Location, h: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

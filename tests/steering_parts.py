@@ -10,6 +10,7 @@ import tiny_models
 import torch
 from torch import nn
 
+from steer_agents.angular import RotateTo
 from steer_agents.capture import Reader
 from steer_agents.conceptors import SoftProject
 from steer_agents.direction import Direction
@@ -88,6 +89,7 @@ PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
     "norm-kept-add": lambda t, site, s, gate: NormKeptAdd(direction_at(t, site), strength=s, gate=gate),
     "ablate": lambda t, site, s, gate: Ablate(direction_at(t, site), strength=s, gate=gate),
     "rotate": lambda t, site, s, gate: Rotate(direction_at(t, site, rows=2), strength=s, gate=gate),
+    "rotate-to": lambda t, site, s, gate: RotateTo(direction_at(t, site, rows=2), angle=1.2, strength=s, gate=gate),
     "clamp": lambda t, site, s, gate: Clamp(direction_at(t, site), value=2.0, strength=s, gate=gate),
     "cap": lambda t, site, s, gate: Cap(direction_at(t, site), bound=0.4, strength=s, gate=gate),
     "set-neurons": lambda t, site, s, gate: SetNeurons(

@@ -120,6 +120,11 @@ TINY: dict[str, Callable[[], nn.Module]] = {
             vocab_size=VOCAB, n_embd=WIDTH, n_layer=DEPTH, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
         )
     ),
+    "mixtral": lambda: _causal(
+        tf.MixtralConfig(
+            **_SMALL, head_dim=8, num_local_experts=4, num_experts_per_tok=2, experts_implementation="eager"
+        )
+    ),
     "smolvlm": _smolvlm,
     "openvla": _openvla,
     "mlp": lambda: MLP(MLPConfig(n_inputs=6, n_outputs=4, hidden=(WIDTH, WIDTH, WIDTH))),

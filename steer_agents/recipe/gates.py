@@ -21,6 +21,7 @@ from steer_agents import artifacts, gates, tokens
 from steer_agents import yaml_nodes as nodes
 from steer_agents.gates import Gate
 from steer_agents.sites import Site
+from steer_agents.token_gates import AnyToken
 from steer_agents.tokens import TokenScope
 from steer_agents.yaml_nodes import Check, Node
 
@@ -81,7 +82,7 @@ def _whole_span(node: Node, what: str) -> tuple[int, int]:
     return start, stop
 
 
-def _probe(path: Path, **settings: Any) -> Gate:
+def _probe(path: Path, whole_input: bool = False, **settings: Any) -> Gate:
     """A probe that `find(policy, "probe", ...)` fitted at one location."""
     direction = artifacts.load(path)
     fits = direction.info.get("fit")
@@ -91,7 +92,8 @@ def _probe(path: Path, **settings: Any) -> Gate:
             "find(policy, 'probe', ..., site=Site(layer=...))."
         )
     key, rows = next(iter(direction.vectors.items()))
-    return gates.Probe(fits[key]["weight_norm"] * rows[0], fits[key]["bias"], **settings)
+    fires = gates.Probe(fits[key]["weight_norm"] * rows[0], fits[key]["bias"], **settings)
+    return AnyToken(fires) if whole_input else fires
 
 
 GATES: Mapping[str, GateKind] = {
@@ -110,7 +112,7 @@ GATES: Mapping[str, GateKind] = {
     "weight": GateKind("a constant factor", nodes.number, {}, gates.Always),
     "probe": GateKind(
         "where a linear probe on the activation fires (a file)", nodes.text,
-        {"threshold": nodes.number, "soft": nodes.boolean}, _probe,
+        {"threshold": nodes.number, "soft": nodes.boolean, "whole_input": nodes.boolean}, _probe,
     ),
 }  # fmt: skip
 """Name -> kind of gate."""

@@ -13,6 +13,7 @@ from policies.errors import SteerError
 from steer_agents import artifacts, interventions
 from steer_agents import yaml_nodes as nodes
 from steer_agents.conceptors import SoftProject
+from steer_agents.angular import RotateTo
 from steer_agents.control.harm import HarmLimit
 from steer_agents.control.hold import Hold
 from steer_agents.control.pi import Gains, Limits
@@ -65,6 +66,20 @@ class PartKind:
 def _numbers(node: Node, what: str) -> tuple[float, ...]:
     found: tuple[float, ...] = nodes.list_of(nodes.number)(node, what)
     return found
+
+
+_NOT_FINITE = ("nan", "inf", "infinity")
+
+
+def _value(node: Node, what: str) -> float | str:
+    """A number, or the name of a value that the direction's file carries."""
+    is_name = (
+        isinstance(node, yaml.ScalarNode)
+        and node.tag.endswith(":str")
+        and node.value[:1].isalpha()
+        and node.value.lower() not in _NOT_FINITE
+    )
+    return nodes.text(node, what) if is_name else nodes.number(node, what)
 
 
 def _ticket(node: Node, what: str) -> tuple[float, ...] | None:
@@ -182,10 +197,13 @@ PARTS: Mapping[str, PartKind] = {
     "norm_kept_add": _edit(interventions.NormKeptAdd, "push along a direction, length kept", "displacement"),
     "ablate": _edit(interventions.Ablate, "take a direction out"),
     "rotate": _edit(interventions.Rotate, "turn in a plane by the strength [rad]"),
-    "clamp": _edit(interventions.Clamp, "set the projection on a direction", settings={"value": nodes.number}),
+    "rotate_to": _edit(
+        RotateTo, "turn to an angle [rad] in a plane", settings={"angle": nodes.number, "adaptive": nodes.boolean}, needs=("angle",)
+    ),
+    "clamp": _edit(interventions.Clamp, "set the projection on a direction", settings={"value": _value}),
     "cap": _edit(
         interventions.Cap, "keep the projection above a floor or below a ceiling",
-        settings={"bound": nodes.number, "side": nodes.choice("floor", "ceiling")},
+        settings={"bound": _value, "side": nodes.choice("floor", "ceiling")},
     ),
     "set_neurons": _edit(
         interventions.SetNeurons, "set the neurons that a direction names", settings={"values": nodes.number}, needs=("values",)

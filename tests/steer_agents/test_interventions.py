@@ -133,6 +133,7 @@ MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
     "NormKeptAdd": lambda rows, c: sa.NormKeptAdd(_direction(rows[:1])),
     "Ablate": lambda rows, c: sa.Ablate(_direction(rows)),
     "Rotate": lambda rows, c: sa.Rotate(_direction(rows)),
+    "RotateTo": lambda rows, c: sa.RotateTo(_direction(rows), angle=c),
     "Clamp": lambda rows, c: sa.Clamp(_direction(rows[:1]), value=c),
     "Cap": lambda rows, c: sa.Cap(_direction(rows[:1]), bound=c, side="floor" if c > 0 else "ceiling"),
     "SetNeurons": lambda rows, c: sa.SetNeurons(indices=(1, 4), values=(c, -c), site=SITE),
@@ -214,7 +215,7 @@ def test_interventions_that_say_so_are_affine(name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", ["NormKeptAdd", "Cap", "Routed"])
+@pytest.mark.parametrize("name", ["NormKeptAdd", "Cap", "Routed", "RotateTo"])
 def test_interventions_that_are_not_affine_do_not_say_so(name: str) -> None:
     case = Case(MAKE[name](torch.eye(2, D), 0.5), 1.0, torch.randn(1, 1, D).double(), torch.eye(2, D), torch.zeros(1))
     a, b = torch.full((1, 1, D), -3.0).double(), torch.full((1, 1, D), 5.0).double()

@@ -147,12 +147,14 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
     # 0 * inf is not a number: a strength of 0 must leave the row out, not add nothing to it
     site = Site("mlp_neurons", layer=0)
     model = MLP(MLPConfig(WIDTH, WIDTH, (4,)))
-    direction = direction_at_input(model, site, rows=2 if kind in ("rotate", "soft-project", "routed") else 1)
+    planes = ("rotate", "rotate-to", "soft-project", "routed")
+    direction = direction_at_input(model, site, rows=2 if kind in planes else 1)
     steering = {
         "add": lambda: sa.Add(direction, strength=absolute(rows)),
         "norm-kept-add": lambda: sa.NormKeptAdd(direction, strength=absolute(rows)),
         "ablate": lambda: sa.Ablate(direction, strength=rows),
         "rotate": lambda: sa.Rotate(direction, strength=rows),
+        "rotate-to": lambda: sa.RotateTo(direction, angle=1.0, strength=rows),
         "clamp": lambda: sa.Clamp(direction, value=1.0, strength=rows),
         "cap": lambda: sa.Cap(direction, bound=1.0, strength=rows),
         "set-neurons": lambda: sa.SetNeurons(indices=(0,), values=1.0, site=site, strength=rows),
@@ -456,7 +458,10 @@ def test_generate_works_steered_and_leaves_batch_mates_alone(name: str) -> None:
         steered = model.generate(**batch, **settings)
     n = min(len(plain.logits), len(steered.logits))
     for a, b in zip(plain.logits[:n], steered.logits[:n], strict=True):
-        assert torch.equal(a[0], b[0])
+        if name == "mixtral":  # its experts multiply the tokens of all rows together, which rounds by who else is there
+            torch.testing.assert_close(a[0], b[0], atol=1e-4, rtol=0)
+        else:
+            assert torch.equal(a[0], b[0])
     assert (plain.logits[0][1] - steered.logits[0][1]).abs().max() > 0.1
     with sa.steer(model, part("add", model, torch.tensor([0.0, 3.0]), site=Site("block_output", layer=1))):
         ids = steered.sequences[:, :-1]

@@ -80,7 +80,7 @@ def test_a_subset_of_heads_is_baked_too(name: str) -> None:
             assert close(outputs(model, batch), hooked)
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", [name for name in LANGUAGE if name != "mixtral"])  # whose experts are no linear layers
 def test_several_parts_are_folded_in_order(name: str) -> None:
     model, batch = model_of(name), inputs(name)
     before, weights = outputs(model, batch), state(model)

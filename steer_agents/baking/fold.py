@@ -6,33 +6,27 @@ Any affine edit f(h) = A h + b at a site that is a linear module's output or inp
     input:   W x + c     ->  W A x + (W b + c)
 
 At a residual stream (`block_output`) only constants can be folded, into the bias of the module that writes last. What
-cannot be
-folded is refused with the reason: a gate or token scope (weights cannot know when), strengths per row, edits that are
+cannot be folded is refused with the reason: a gate or token scope (weights cannot know when), strengths per row, edits that are
 not affine.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
 
 from policies.base import Home, SiteMap
-from policies.errors import BadInput, NotBakeable, WrongModel
-from steer_agents.fingerprint import differences, model_fingerprint, pin_fingerprint
+from policies.errors import BadInput, NotBakeable
+from steer_agents.baking.handle import Handle, check_model, is_linear, matrix
 from steer_agents.hooks import Edit
 from steer_agents.interventions import Add, Intervention, LogitMix
 from steer_agents.sites import Location, Steerable, head_columns, resolve, steerable, submodule
 from steer_agents.steerer import Steerer
 
 _CHUNK = 256
-_baked: weakref.WeakKeyDictionary[nn.Module, list[object]] = weakref.WeakKeyDictionary()
-"""What is baked into each model now, latest last, as tokens of the handles."""
 Map = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -46,15 +40,6 @@ class PlusBias(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner(*args, **kwargs) + self.bias
-
-
-@dataclass
-class _Saved:
-    """One module's originals."""
-
-    module: Any
-    weight: torch.Tensor
-    bias: torch.Tensor | None
 
 
 def bake(target: Any, *parts: Intervention | Steerer, site_map: SiteMap | None = None) -> Baked:
@@ -71,38 +56,34 @@ def bake(target: Any, *parts: Intervention | Steerer, site_map: SiteMap | None =
     return Baked(steerable(target, site_map), flat, allow)
 
 
-class Baked:
-    """A model with steering in its weights."""
+class Baked(Handle):
+    """A model with affine edits in its weights."""
 
     def __init__(self, target: Steerable, parts: list[Any], allow_other_model: bool = False) -> None:
-        self.target = target
-        self._saved: list[_Saved] = []
-        self._wrapped: list[tuple[nn.Module, str, nn.Module]] = []
-        self._fingerprint = model_fingerprint(target)
+        super().__init__(target)
+        self._parts = parts
         plan: list[tuple[Edit, Location, Home]] = []
         for part in parts:
             self._check(part)
-            direction = part.the_direction
-            lines = differences(direction.model, self._fingerprint) if direction is not None and direction.model else []
-            if lines and not allow_other_model:
-                raise WrongModel(
-                    f"bake: the direction ({direction.method}) was made for another model: " + "; ".join(lines)
-                )
+            if part.the_direction is not None:
+                check_model(target, part.the_direction, "bake", allow_other_model)
             strength = torch.as_tensor(part.the_strength.value, dtype=torch.float32)
             for location in resolve(target, part.the_site):
                 known = part.keys()
                 if known is not None and location.key not in known:
                     raise BadInput(f"bake: the direction has no vector at {location.key}; it covers {known}.")
                 plan.append((Edit(part, location, strength), location, self._home(part, location)))
-        self._token = object()
-        _baked.setdefault(target.module, []).append(self._token)
+        self._begin()
         try:
             for edit, location, home in plan:
                 self._fold(edit, location, home)
         except BaseException:
             self.unbake()
             raise
-        pin_fingerprint(target, self._fingerprint)
+        self._pin()
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [part.describe() for part in self._parts]
 
     # ---- what can be folded
 
@@ -171,15 +152,13 @@ class Baked:
             amount = s.to(h.device, torch.float64)
             return _on_columns(location, h, lambda part: edit.part.edit(part[None], tensors, amount)[0])
 
-        if not _is_linear(module):
+        if not is_linear(module):
             zero = torch.zeros(1, _width(edit, location), dtype=torch.float64)
             self._wrap(parent, attribute, module, f(zero)[0])
             return
-        weight, conv = module.weight, _is_conv1d(module)
-        if not weight.is_floating_point():
-            raise NotBakeable(f"{location.key} cannot be baked: its weights are quantised ({weight.dtype}).")
-        self._save(module)
-        W = (weight.detach().T if conv else weight.detach()).double()  # (out, in)
+        weight = matrix(module, location.key)  # (out, in)
+        self._keep(module)
+        W = weight.double()
         c = W.new_zeros(W.shape[0]) if module.bias is None else module.bias.detach().double()
         if home.side == "output":
             edit.check_width(W.shape[0])
@@ -193,63 +172,16 @@ class Baked:
             new_W = W if isinstance(edit.part, Add) else _times_map(W, f, b)
             new_c = W @ b + c
         with torch.no_grad():
-            weight.copy_((new_W.T if conv else new_W).to(weight.dtype))
+            weight.copy_(new_W.to(weight.dtype))
             if module.bias is not None:
                 module.bias.copy_(new_c.to(module.bias.dtype))
             elif bool((new_c != 0).any()):
                 module.bias = nn.Parameter(new_c.to(weight.dtype), requires_grad=False)
 
-    def _save(self, module: Any) -> None:
-        if not any(saved.module is module for saved in self._saved):
-            bias = None if module.bias is None else module.bias.detach().clone()
-            self._saved.append(_Saved(module, module.weight.detach().clone(), bias))
-
     def _wrap(self, parent: nn.Module, attribute: str, module: nn.Module, bias: torch.Tensor) -> None:
         parameter = next(self.target.module.parameters())
         setattr(parent, attribute, PlusBias(module, bias.to(parameter.device, parameter.dtype)))
         self._wrapped.append((parent, attribute, module))
-
-    def unbake(self) -> None:
-        """Restore the model bit for bit; harmless if done already.
-
-        Raises:
-            BadInput: something else was baked into the model since; unbake that first.
-        """
-        tokens = _baked[self.target.module]
-        if self._token not in tokens:
-            return
-        if tokens[-1] is not self._token:
-            raise BadInput("unbake: something else was baked into this model since; unbake the latest first.")
-        tokens.pop()
-        while self._wrapped:
-            parent, attribute, module = self._wrapped.pop()
-            setattr(parent, attribute, module)
-        while self._saved:
-            saved = self._saved.pop()
-            with torch.no_grad():
-                saved.module.weight.copy_(saved.weight)
-                if saved.bias is None:
-                    saved.module.bias = None
-                else:
-                    saved.module.bias.copy_(saved.bias)
-        pin_fingerprint(self.target, self._fingerprint)
-
-    def __enter__(self) -> Baked:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.unbake()
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    """GPT-2's Conv1D: a linear layer with its weight transposed."""
-    return type(module).__name__ == "Conv1D"
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or _is_conv1d(module)
 
 
 def _width(edit: Edit, location: Location) -> int:
