@@ -16,6 +16,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.tokens": ("TokenScope", "after", "at", "index", "span", "token_class"),
     "steer_agents.direction": ("Direction",),
     "steer_agents.finding": ("find",),
+    "steer_agents.learning": ("learn",),
     "steer_agents.finding.controls": ("controls",),
     "steer_agents.interventions": (
         "Add",

@@ -9,6 +9,7 @@ add a method: one file, one row here; see steer_agents/README.md for an example 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -110,3 +111,29 @@ def method(name: str, *kinds: str) -> Method:
         what = f"{' or '.join(kinds)} method" if kinds else "method"
         raise UnknownName(f"{what} {name!r} is unknown{nearest(name, known)}")
     return METHODS[name]
+
+
+def call(verb: str, target: Any, name: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> Any:
+    """Call a method on a policy, torch module or `Steerable`: what `find` and `learn` do.
+
+    Args:
+        verb: for messages, e.g. "find".
+        kinds: that the name may be of.
+        options: the method's own arguments.
+    Raises:
+        UnknownName: see `method`.
+        BadInput: an option that the method does not have, or one that it needs is missing.
+    """
+    row = method(name, *kinds)
+    from steer_agents.sites import steerable  # imports torch, which listing methods does not need
+
+    function = row.load()
+    place = steerable(target)
+    try:
+        inspect.signature(function).bind(place, **options)
+    except TypeError as error:
+        known = [name for name in inspect.signature(function).parameters if name != "target"]
+        raise BadInput(
+            f"{verb}(..., {name!r}): {error}; its options are {', '.join(known)}, see {row.where.replace(':', '.')}."
+        ) from None
+    return function(place, **options)
