@@ -82,11 +82,11 @@ class Baked:
         plan: list[tuple[Edit, Location, Home]] = []
         for part in parts:
             self._check(part)
-            direction = part.the_direction
-            lines = differences(direction.model, self._fingerprint) if direction is not None and direction.model else []
+            method, model = part.origin
+            lines = differences(model, self._fingerprint) if model else []
             if lines and not allow_other_model:
                 raise WrongModel(
-                    f"bake: the direction ({direction.method}) was made for another model: " + "; ".join(lines)
+                    f"bake: the direction or map ({method}) was made for another model: " + "; ".join(lines)
                 )
             strength = torch.as_tensor(part.the_strength.value, dtype=torch.float32)
             for location in resolve(target, part.the_site):

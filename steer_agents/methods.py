@@ -65,7 +65,7 @@ class Method:
         return f"inspired by {self.paper}" if self.inspired else self.paper
 
 
-_FINDING, _EDITS = "steer_agents.finding", "steer_agents.interventions"
+_FINDING, _LEARNING, _EDITS = "steer_agents.finding", "steer_agents.learning", "steer_agents.interventions"
 ANY, PROMPTED, SEEING, CHUNKS = "any network", "LLM agents", "VLAs", "flow, diffusion"
 
 METHODS: dict[str, Method] = {
@@ -78,9 +78,14 @@ METHODS: dict[str, Method] = {
     "success-contrast": Method("find", f"{_FINDING}.behaviour:success_contrast", "CAA, arXiv 2312.06681", "own rollouts, their outcome", ANY, "one pass"),
     "image-contrast": Method("find", f"{_FINDING}.images:image_contrast", "VISTA, arXiv 2502.03628", "scenes with pictures", SEEING, "two passes"),
     "action-gradient": Method("find", f"{_FINDING}.gradient:action_gradient", "saliency, arXiv 1312.6034", "scenes, gradients", ANY, "one pass with gradients"),
+    "grains": Method("find", f"{_FINDING}.grains:grains", "GrAInS, arXiv 2507.18043", "prompts with answers or scenes, gradients", f"{PROMPTED}, {SEEING}", "50 passes with gradients an input"),
     "action-entropy": Method("find", f"{_FINDING}.action_entropy:action_entropy", "EAST, arXiv 2406.00244", "own rollouts", SEEING, "one pass"),
     "entropy": Method("find", f"{_FINDING}.entropy:entropy", "EAST, arXiv 2406.00244", "prompts", PROMPTED, "one pass"),
     "vocabulary": Method("find", f"{_FINDING}.vocabulary:vocabulary", "mechanistic VLA steering, arXiv 2509.00328", "a vocabulary", f"{PROMPTED}, {SEEING}", "one product of matrices"),
+    "linear-transport": Method("learn", f"{_LEARNING}.transport:linear_transport", "AcT, arXiv 2410.23054", "two sets of inputs, unpaired", ANY, "a pass a layer"),
+    "lineas": Method("learn", f"{_LEARNING}.lineas:lineas", "LinEAS, arXiv 2503.10679", "two sets of inputs, unpaired", ANY, "hundreds of passes with gradients"),
+    "cdas": Method("learn", f"{_LEARNING}.cdas:cdas", "CDAS, arXiv 2602.05234", "pairs of inputs, responses if any", ANY, "hundreds of passes with gradients"),
+    "guiding-giants": Method("learn", f"{_LEARNING}.guiding:guiding_giants", "Guiding Giants, arXiv 2505.20309", "two sets of inputs, a direction", ANY, "one pass, seconds of training"),
     "random": Method("control", f"{_FINDING}.controls:random", "ours", "a direction", ANY, "nothing"),
     "permuted": Method("control", f"{_FINDING}.controls:permuted", "ours", "a direction", ANY, "nothing"),
     "random-neurons": Method("control", f"{_FINDING}.controls:random_neurons", "ours", "a set of neurons", ANY, "nothing"),
@@ -92,7 +97,9 @@ METHODS: dict[str, Method] = {
     "cap": Method("apply", f"{_EDITS}:Cap", "Assistant Axis, arXiv 2601.10387", "a direction, a bound", ANY, "a projection a token"),
     "set-neurons": Method("apply", f"{_EDITS}:SetNeurons", "mechanistic VLA steering, arXiv 2509.00328", "neurons, values", ANY, "nothing"),
     "affine": Method("apply", f"{_EDITS}:Affine", "AcT, arXiv 2410.23054", "a scale and an offset", ANY, "one product a token"),
+    "transport": Method("apply", "steer_agents.affine_maps:Transport", "AcT, arXiv 2410.23054; LinEAS, arXiv 2503.10679", "a learned map", ANY, "one product a token"),
     "logit-mix": Method("apply", f"{_EDITS}:LogitMix", "VISTA, arXiv 2502.03628", "layers to read early", PROMPTED, "an unembedding a layer"),
+    "vista": Method("apply", "steer_agents.vista:vista", "VISTA, arXiv 2502.03628", "an image-contrast direction, late layers", f"{PROMPTED}, {SEEING}", "a projection a token, an unembedding a layer"),
     "kl-budget": Method("calibrate", "steer_agents.calibrate:within_kl_budget", "ASC, arXiv 2507.04742", "a direction, prompts", PROMPTED, "three passes"),
     "bake": Method("bake", "steer_agents.baking:bake", "ours", "constant edits", ANY, "seconds; free at run time"),
 }  # fmt: skip

@@ -210,7 +210,9 @@ class _Run:
         with _seeded(self.settings.seed, self.step), torch.enable_grad():
             value = loss(self.step)
             if not torch.isfinite(value).all():
-                raise NonFinite(f"learn: the loss is {float(value)} at step {self.step}; lower the learning rate.")
+                raise NonFinite(
+                    f"learn: the loss is {float(value.detach())} at step {self.step}; lower the learning rate."
+                )
             slopes = torch.autograd.grad(value, tensors, allow_unused=True) if value.requires_grad else [None]
         if all(slope is None for slope in slopes):
             raise BadInput("learn: the loss does not depend on what is learned; the site does not reach what it reads.")

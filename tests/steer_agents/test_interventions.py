@@ -131,6 +131,8 @@ MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
     "Cap": lambda rows, c: sa.Cap(_direction(rows[:1]), bound=c, side="floor" if c > 0 else "ceiling"),
     "SetNeurons": lambda rows, c: sa.SetNeurons(indices=(1, 4), values=(c, -c), site=SITE),
     "Affine": lambda rows, c: sa.Affine(scale=rows[0], offset=c * rows[1], site=SITE),
+    "VisualAdd": lambda rows, c: sa.VisualAdd(_direction(rows[:1])),
+    "Transport": lambda rows, c: sa.Transport(sa.AffineMap({KEY: rows[0]}, {KEY: c * rows[1]}, SITE)),
     "LogitMix": lambda rows, c: sa.LogitMix(site=SITE),
 }
 DECLARED = [(name, invariant) for name in MAKE for invariant in getattr(sa, name).invariants]
