@@ -113,7 +113,7 @@ class AffineMap:
                     if f"{name}/{key}" in tensors:
                         found[name][key] = tensors[f"{name}/{key}"]
             rest = {name: header[name] for name in ("method", "model", "info")}
-            return cls(site=site_from(header["site"]), **found, **rest)
+            return cls(found["scale"], found["offset"], site_from(header["site"]), found["low"], found["high"], **rest)
         except (SteerError, KeyError, TypeError, ValueError) as error:
             raise BadArtifact(
                 f"{path}: its header does not describe an affine map ({error}); make it again."

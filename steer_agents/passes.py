@@ -11,6 +11,7 @@ import torch
 from policies.errors import BadInput
 from steer_agents import capture
 from steer_agents.finding.contrast import batches_of
+from steer_agents.finding.scenes import leaves
 from steer_agents.fingerprint import data_fingerprint
 from steer_agents.sites import Location, Site, Steerable, read, resolve, written
 
@@ -99,6 +100,6 @@ def fingerprint_of(*inputs: Sequence[Any]) -> str:
     flat: list[Any] = []
     for group in inputs:
         for entry in group:
-            flat += list(entry.values()) if isinstance(entry, Mapping) else [entry]
+            flat += leaves(entry) if isinstance(entry, Mapping) else [entry]
         flat.append("|")
     return data_fingerprint(*flat)

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,14 +108,12 @@ def grains(
     for one in inputs:
         (batch,) = batches_of(target, [one])
         stop = start + n_rows(batch)
-        found, empty = attribute(
-            door, batch, lambda one, rows=slice(start, stop): objective(one, rows), steps, baseline
-        )
+        found, empty = attribute(door, batch, partial(objective, slice(start, stop)), steps, baseline)
         gap, start = max(gap, found.gap), stop
         whole, moments = capture.scene_means(target, [batch], site)
         for side, sign in (("positive", 1.0), ("negative", -1.0)):
             masked = top_tokens(sign * found.scores, found.counted, top_k)
-            with door.replaced(lambda x, masked=masked, empty=empty: torch.where(masked[..., None], empty, x)):
+            with door.replaced(partial(_masked, masked, empty)):
                 without, _ = capture.scene_means(target, [batch], site)
             for key, h in whole.items():
                 changes[side].setdefault(key, []).append(h.double() - without[key].double())
@@ -148,8 +147,8 @@ def _objective(
     preferred: int | Sequence[int] | None,
     dispreferred: int | Sequence[int] | None,
     functional: str | Functional | None,
-) -> Callable[[Batch, slice], torch.Tensor]:
-    """(batch, which of all inputs its rows are) -> (B,) numbers."""
+) -> Callable[[slice, Batch], torch.Tensor]:
+    """(which of all inputs the rows are, batch) -> (B,) numbers."""
     if (functional is None) == (preferred is None) or (preferred is None) != (dispreferred is None):
         raise BadInput(
             "grains: give preferred and dispreferred token ids (language models), or a functional of the actions, and not both."
@@ -159,7 +158,7 @@ def _objective(
         if policy is None:
             raise BadInput("grains: a functional needs a policy that gives action values, got a bare torch module.")
         function = named_functional(functional) if isinstance(functional, str) else functional
-        return lambda batch, rows: function(policy.action_values(dict(batch)))  # type: ignore[arg-type]
+        return lambda rows, batch: function(policy.action_values(dict(batch)))
     assert preferred is not None
     assert dispreferred is not None
 
@@ -169,7 +168,7 @@ def _objective(
             raise BadInput(f"grains: expected one answer for each input, got {len(list(given))}.")  # type: ignore[arg-type]
         return torch.tensor(chosen, device=device_of(target))[:, None]
 
-    def margin(batch: Batch, rows: slice) -> torch.Tensor:
+    def margin(rows: slice, batch: Batch) -> torch.Tensor:
         padding = batch.get("attention_mask") if isinstance(batch, Mapping) else None
         if padding is not None and not bool(padding[:, -1].all()):
             raise BadInput("grains: the next token is read off the last column; pad batches on the left.")
@@ -193,10 +192,10 @@ def attribute(
     total = torch.zeros_like(x)
     for k in range(steps):
         at = (x - way * (1 - (k + 0.5) / steps)).requires_grad_()
-        with door.replaced(lambda _, at=at: at), torch.enable_grad():
+        with door.replaced(partial(_instead, at)), torch.enable_grad():
             (slope,) = torch.autograd.grad(objective(batch).sum(), at)
         total += slope / steps
-    with door.replaced(lambda _: x - way), torch.no_grad():
+    with door.replaced(partial(_instead, x - way)), torch.no_grad():
         none = objective(batch)
     scores = (way * total).sum(-1)
     if not (torch.isfinite(scores).all() and torch.isfinite(value).all()):
@@ -210,6 +209,14 @@ def top_tokens(scores: torch.Tensor, counted: torch.Tensor, top_k: int) -> torch
     rank = order.argsort(1)
     most = (counted.sum(1, keepdim=True) // 2).clamp(min=1, max=top_k)
     return (rank < most) & counted & (scores > 0)
+
+
+def _masked(masked: torch.Tensor, empty: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.where(masked[..., None], empty, x)
+
+
+def _instead(new: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return new
 
 
 def first_component(rows: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:

@@ -107,7 +107,7 @@ def linear_transport(
     made: dict[str, dict[str, torch.Tensor]] = {"scale": {}, "offset": {}, "low": {}, "high": {}}
     layers: tuple[int, ...] = ()
     for location in resolve(target, site):
-        earlier = [Transport(AffineMap(site=replace(site, layer=layers), **made))] if sequential and layers else []
+        earlier = [Transport(_map(made, replace(site, layer=layers)))] if sequential and layers else []
         with steer(target, *earlier):
             got, _ = capture.scene_means(target, batches_of(target, negative), replace(site, layer=location.layer))
         x, y = got[location.key].double(), wanted[location.key].double()
@@ -121,4 +121,8 @@ def linear_transport(
             made[name][location.key] = value.float()
         layers += (location.layer,)
     info = {"data": data, "fit": fit, "support": support, "sequential": sequential}
-    return AffineMap(site=site, method="linear-transport", model=model_fingerprint(target), info=info, **made)
+    return _map(made, site, method="linear-transport", model=model_fingerprint(target), info=info)
+
+
+def _map(made: Mapping[str, Mapping[str, torch.Tensor]], site: Site, **fields: Any) -> AffineMap:
+    return AffineMap(made["scale"], made["offset"], site, made["low"], made["high"], **fields)
