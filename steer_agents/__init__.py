@@ -16,6 +16,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.tokens": ("TokenScope", "after", "at", "index", "span", "token_class"),
     "steer_agents.direction": ("Direction",),
     "steer_agents.finding": ("find",),
+    "steer_agents.learning": ("learn",),
     "steer_agents.finding.controls": ("controls",),
     "steer_agents.interventions": (
         "Add",
@@ -37,6 +38,9 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.angular": ("RotateTo",),
     "steer_agents.interchange": ("interchange",),
     "steer_agents.token_gates": ("AnyToken",),
+    "steer_agents.affine_maps": ("AffineMap", "Transport"),
+    "steer_agents.controller": ("Controller",),
+    "steer_agents.vista": ("VisualAdd",),
     "steer_agents.neuron_sets": ("activation_quantile", "value_direction"),
     "steer_agents.decisions": ("Temperature",),
     "steer_agents.noise.parts": ("ConstantNoise", "BestOfN"),

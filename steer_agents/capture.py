@@ -32,9 +32,12 @@ class Reader:
     Use it as a context manager; `run(batch)` returns location key -> (B, N, D), in the model's dtype: a copy, since some
     models (SmolVLA) go on to write into these tensors. `passes` holds the tokens of each, where a policy declares them.
     With `stop_early=False` the pass runs to its end, and `values` holds what a pass that somebody else started gave.
+    With `gradients=True` they stay in the graph of what made them.
     """
 
-    def __init__(self, target: Steerable, locations: list[Location], stop_early: bool = True) -> None:
+    def __init__(
+        self, target: Steerable, locations: list[Location], stop_early: bool = True, gradients: bool = False
+    ) -> None:
         if not locations:
             raise BadInput("capture: no locations were asked for.")
         self.target = target
@@ -44,6 +47,7 @@ class Reader:
         self._context = target.policy.context if target.policy is not None else Context()
         self._handles: list[Any] = []
         self._stop_early = stop_early
+        self._gradients = gradients
 
     def __enter__(self) -> Reader:
         for location in self.locations:
@@ -73,14 +77,14 @@ class Reader:
             raise _Stop
 
     def run(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One pass without gradients.
+        """One pass.
 
         Raises:
             SiteNeverFired: the model does not call one of the modules.
         """
         self.values = {}
         module = self.target.module
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._gradients):
             try:
                 if isinstance(batch, Mapping):
                     tokens = {k: v.to(_device(module)) if torch.is_tensor(v) else v for k, v in batch.items()}

@@ -46,6 +46,14 @@ class Gate(ABC):
         """Token scopes that this gate reads (delimiters must be tracked)."""
         return []
 
+    def reads(self) -> tuple[str, ...]:
+        """Location keys of `block_output` whose activations of the same pass it looks at; the steerer taps them."""
+        return ()
+
+    def bound(self, key: str, taps: Mapping[str, Any]) -> Gate:
+        """The gate as it acts at one location, with the taps of what it reads."""
+        return self
+
     def __mul__(self, other: Gate) -> Gate:
         return Product(self, other)
 
@@ -93,6 +101,12 @@ class Product(Gate):
 
     def scopes(self) -> list[TokenScope]:
         return self.first.scopes() + self.second.scopes()
+
+    def reads(self) -> tuple[str, ...]:
+        return self.first.reads() + self.second.reads()
+
+    def bound(self, key: str, taps: Mapping[str, Any]) -> Gate:
+        return Product(self.first.bound(key, taps), self.second.bound(key, taps))
 
 
 @dataclass(frozen=True)

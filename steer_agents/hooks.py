@@ -7,6 +7,7 @@ path for plain constant adds; `Tap` only reads. What attaches them is in `steere
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,8 +29,11 @@ _HALF = (torch.bfloat16, torch.float16)
 class Edit:
     """One intervention at one location: its tensors, its live strength, its scope."""
 
-    def __init__(self, part: Intervention, location: Location, strength: torch.Tensor) -> None:
+    def __init__(
+        self, part: Intervention, location: Location, strength: torch.Tensor, taps: Mapping[str, Tap] | None = None
+    ) -> None:
         self.part = part
+        self.gate = part.gate.bound(location.key, taps or {})
         self.location = location
         self.key = location.key
         self.site = part.the_site
@@ -179,7 +183,7 @@ class SiteHook:
 
     def _edited(self, part: torch.Tensor, edit: Edit) -> torch.Tensor:
         context, current = self.attached.context, self.attached.current
-        gate = edit.part.gate
+        gate = edit.gate
         weight = gate.weight(context, current, part if gate.needs_activation else None)
         s = amount(edit.strength.to(part.device) * edit.factor, weight, part, context.repeats, edit.key)
         keep = s != 0
@@ -229,7 +233,7 @@ class SiteHook:
 
 
 class Tap:
-    """Reads a block output for early-exit logits and changes nothing."""
+    """Reads a block output, for early-exit logits or a gate, and changes nothing."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
@@ -242,6 +246,11 @@ class Tap:
 
     def refresh(self) -> None:
         """Nothing is precomputed."""
+
+    def activation(self) -> torch.Tensor:
+        """(B, N, D) of the latest pass."""
+        assert self.value is not None
+        return read(self.location, self.value)
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         self.fired = True

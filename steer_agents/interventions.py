@@ -163,6 +163,12 @@ class Intervention(ABC):
             raise BadInput(f"{type(self).__name__} needs a site=Site(...); it has no direction to take one from.")
         return self.the_direction.site
 
+    @property
+    def origin(self) -> tuple[str, Mapping[str, Any]]:
+        """How what it applies was made, and the fingerprint of the model that it was made on; an empty one fits every model."""
+        direction = self.the_direction
+        return ("given", {}) if direction is None else (direction.method, direction.model)
+
     def keys(self) -> list[str] | None:
         """Locations that the direction covers; None if any location will do."""
         return None if self.the_direction is None else list(self.the_direction.vectors)

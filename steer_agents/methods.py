@@ -9,6 +9,7 @@ add a method: one file, one row here; see steer_agents/README.md for an example 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,8 +65,8 @@ class Method:
         return f"inspired by {self.paper}" if self.inspired else self.paper
 
 
-_FINDING, _EDITS = "steer_agents.finding", "steer_agents.interventions"
 _CALIBRATE, _BAKE = "steer_agents.calibrate", "steer_agents.baking"
+_FINDING, _LEARNING, _EDITS = "steer_agents.finding", "steer_agents.learning", "steer_agents.interventions"
 ANY, PROMPTED, SEEING, CHUNKS = "any network", "LLM agents", "VLAs", "flow, diffusion"
 
 METHODS: dict[str, Method] = {
@@ -88,10 +89,15 @@ METHODS: dict[str, Method] = {
     "success-contrast": Method("find", f"{_FINDING}.behaviour:success_contrast", "CAA, arXiv 2312.06681", "own rollouts, their outcome", ANY, "one pass"),
     "image-contrast": Method("find", f"{_FINDING}.images:image_contrast", "VISTA, arXiv 2502.03628", "scenes with pictures", SEEING, "two passes"),
     "action-gradient": Method("find", f"{_FINDING}.gradient:action_gradient", "saliency, arXiv 1312.6034", "scenes, gradients", ANY, "one pass with gradients"),
+    "grains": Method("find", f"{_FINDING}.grains:grains", "GrAInS, arXiv 2507.18043", "prompts with answers or scenes, gradients", f"{PROMPTED}, {SEEING}", "50 passes with gradients an input"),
     "action-entropy": Method("find", f"{_FINDING}.action_entropy:action_entropy", "EAST, arXiv 2406.00244", "own rollouts", SEEING, "one pass"),
     "entropy": Method("find", f"{_FINDING}.entropy:entropy", "EAST, arXiv 2406.00244", "prompts", PROMPTED, "one pass"),
     "vocabulary": Method("find", f"{_FINDING}.vocabulary:vocabulary", "mechanistic VLA steering, arXiv 2509.00328", "a vocabulary", f"{PROMPTED}, {SEEING}", "one product of matrices"),
     "router-bias": Method("find", f"{_FINDING}.router_bias:router_bias", "DriveMoE, arXiv 2505.16278", "nothing", "mixtures of experts", "a pseudo-inverse a layer"),
+    "linear-transport": Method("learn", f"{_LEARNING}.transport:linear_transport", "AcT, arXiv 2410.23054", "two sets of inputs, unpaired", ANY, "a pass a layer"),
+    "lineas": Method("learn", f"{_LEARNING}.lineas:lineas", "LinEAS, arXiv 2503.10679", "two sets of inputs, unpaired", ANY, "hundreds of passes with gradients"),
+    "cdas": Method("learn", f"{_LEARNING}.cdas:cdas", "CDAS, arXiv 2602.05234", "pairs of inputs, responses if any", ANY, "hundreds of passes with gradients"),
+    "guiding-giants": Method("learn", f"{_LEARNING}.guiding:guiding_giants", "Guiding Giants, arXiv 2505.20309", "two sets of inputs, a direction", ANY, "one pass, seconds of training"),
     "random": Method("control", f"{_FINDING}.controls:random", "ours", "a direction", ANY, "nothing"),
     "permuted": Method("control", f"{_FINDING}.controls:permuted", "ours", "a direction", ANY, "nothing"),
     "random-neurons": Method("control", f"{_FINDING}.controls:random_neurons", "ours", "a set of neurons", ANY, "nothing"),
@@ -106,6 +112,7 @@ METHODS: dict[str, Method] = {
     "cap": Method("apply", f"{_EDITS}:Cap", "Assistant Axis, arXiv 2601.10387", "a direction, a bound", ANY, "a projection a token"),
     "set-neurons": Method("apply", f"{_EDITS}:SetNeurons", "mechanistic VLA steering, arXiv 2509.00328", "neurons, values", ANY, "nothing"),
     "affine": Method("apply", f"{_EDITS}:Affine", "AcT, arXiv 2410.23054", "a scale and an offset", ANY, "one product a token"),
+    "transport": Method("apply", "steer_agents.affine_maps:Transport", "AcT, arXiv 2410.23054; LinEAS, arXiv 2503.10679", "a learned map", ANY, "one product a token"),
     "logit-mix": Method("apply", f"{_EDITS}:LogitMix", "VISTA, arXiv 2502.03628", "layers to read early", PROMPTED, "an unembedding a layer"),
     "soft-project": Method("apply", "steer_agents.conceptors:SoftProject", "conceptors, arXiv 1403.3369", "a conceptor", ANY, "two products a token"),
     "routed": Method("apply", "steer_agents.routed:Routed", "G-ACT, arXiv 2506.18887", "a bank of directions", ANY, "one small product a token", inspired=True),
@@ -121,6 +128,7 @@ METHODS: dict[str, Method] = {
     "steer2edit": Method("bake", f"{_BAKE}.steer2edit:steer2edit", "Steer2Edit, arXiv 2602.09870", "directions, examples", "linear layers", "one pass; free at run time"),
     "casal": Method("bake", f"{_BAKE}.casal:casal", "CASAL, arXiv 2510.02324", "a direction, two sets of inputs", "linear layers", "one pass, a ridge regression; free at run time"),
     "export": Method("bake", f"{_BAKE}.export:export", "ours", "a baked model", "transformers, LeRobot", "a copy of the weights"),
+    "vista": Method("apply", "steer_agents.vista:vista", "VISTA, arXiv 2502.03628", "an image-contrast direction, late layers", f"{PROMPTED}, {SEEING}", "a projection a token, an unembedding a layer"),
 }  # fmt: skip
 
 
@@ -137,3 +145,29 @@ def method(name: str, *kinds: str) -> Method:
         what = f"{' or '.join(kinds)} method" if kinds else "method"
         raise UnknownName(f"{what} {name!r} is unknown{nearest(name, known)}")
     return METHODS[name]
+
+
+def call(verb: str, target: Any, name: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> Any:
+    """Call a method on a policy, torch module or `Steerable`: what `find` and `learn` do.
+
+    Args:
+        verb: for messages, e.g. "find".
+        kinds: that the name may be of.
+        options: the method's own arguments.
+    Raises:
+        UnknownName: see `method`.
+        BadInput: an option that the method does not have, or one that it needs is missing.
+    """
+    row = method(name, *kinds)
+    from steer_agents.sites import steerable  # imports torch, which listing methods does not need
+
+    function = row.load()
+    place = steerable(target)
+    try:
+        inspect.signature(function).bind(place, **options)
+    except TypeError as error:
+        known = [name for name in inspect.signature(function).parameters if name != "target"]
+        raise BadInput(
+            f"{verb}(..., {name!r}): {error}; its options are {', '.join(known)}, see {row.where.replace(':', '.')}."
+        ) from None
+    return function(place, **options)

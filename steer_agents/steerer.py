@@ -34,7 +34,7 @@ from steer_agents.dosed import warn_outside
 from steer_agents.fingerprint import differences, model_fingerprint
 from steer_agents.hooks import Edit, SiteHook, Tap, amount
 from steer_agents.interventions import Intervention, LogitMix
-from steer_agents.sites import Steerable, resolve, steerable, submodule
+from steer_agents.sites import Site, Steerable, resolve, steerable, submodule
 from steer_agents.strength import Strength, check_value
 from steer_agents.tokens import Pass, PassTracker, declared_pass
 
@@ -167,13 +167,13 @@ class Attached:
         fingerprint: Mapping[str, Any] | None = None
         for number, part in enumerate(self._interventions):
             assert self._target is not None
-            direction = part.the_direction
-            if direction is not None and direction.model and not self.steerer.allow_other_model:
+            method, model = part.origin
+            if model and not self.steerer.allow_other_model:
                 fingerprint = fingerprint or model_fingerprint(self._target)
-                lines = differences(direction.model, fingerprint)
+                lines = differences(model, fingerprint)
                 if lines:
                     raise WrongModel(
-                        f"the direction ({direction.method}) was made for another model: "
+                        f"the direction or map ({method}) was made for another model: "
                         f"{'; '.join(lines)}. Find it on this model, or pass allow_other_model=True."
                     )
             warn_outside(part)
@@ -195,8 +195,10 @@ class Attached:
                 taps += read
                 self._mixes.append((part, read, value))
                 continue
+            tapped = self._tapped(part)
+            taps += tapped.values()
             for location in locations:
-                edit = Edit(part, location, value)
+                edit = Edit(part, location, value, tapped)
                 self._edits[number].append(edit)
                 edits.setdefault((id(location.module), location.side), []).append(edit)
         # Taps come last, so that they read what the edits at the same site made.
@@ -205,6 +207,16 @@ class Attached:
         module = self._target.module if self._target else None
         self._needs_pass = any(isinstance(hook, SiteHook) and not hook.fast for hook in self._hooks)
         self._tracker = PassTracker(module, scopes)
+
+    def _tapped(self, part: Intervention) -> dict[str, Tap]:
+        """Location key -> tap, of what the part's gate reads."""
+        assert self._target is not None
+        found = {}
+        for key in part.gate.reads():
+            stack, layer, kind = key.rsplit(".", 2)
+            (location,) = resolve(self._target, Site(kind, int(layer), stack))
+            found[key] = Tap(location)
+        return found
 
     # ---- the with block
 

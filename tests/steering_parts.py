@@ -10,6 +10,7 @@ import tiny_models
 import torch
 from torch import nn
 
+from steer_agents.affine_maps import AffineMap, Transport
 from steer_agents.angular import RotateTo
 from steer_agents.capture import Reader
 from steer_agents.conceptors import SoftProject
@@ -30,6 +31,7 @@ from steer_agents.interventions import (
 from steer_agents.routed import Bank, Routed, Stage
 from steer_agents.sites import Site, Steerable, resolve, steerable
 from steer_agents.strength import Strength
+from steer_agents.vista import VisualAdd
 
 STATISTICS = {"mean_norm": 1.5, "sd": 0.5, "mean_projection": 0.3}
 
@@ -83,6 +85,16 @@ def banked(plane: Direction) -> Bank:
     return Bank(stages, plane.site)
 
 
+def _transport(target: Any, site: Site, strength: Any, gate: Gate) -> Transport:
+    """Maps that differ from layer to layer; half of the values lie in their support."""
+    generator = torch.Generator().manual_seed(6)
+    sizes = widths(steerable(target), site)
+    tables = [{key: torch.randn(width, generator=generator) for key, width in sizes.items()} for _ in range(2)]
+    scale, offset = ({key: 1 + 0.3 * t for key, t in tables[0].items()}, tables[1])
+    low, high = ({key: torch.full((width,), end) for key, width in sizes.items()} for end in (0.0, 1e6))
+    return Transport(AffineMap(scale, offset, site, low, high), strength=strength, gate=gate)
+
+
 # name -> (target, site, strength, gate) -> part, in the part's own unit
 PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
     "add": lambda t, site, s, gate: Add(direction_at(t, site), strength=s, gate=gate),
@@ -95,11 +107,13 @@ PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
     "set-neurons": lambda t, site, s, gate: SetNeurons(
         indices=(0, 3, 7), values=(1.0, -1.0, 2.0), site=site, strength=s, gate=gate
     ),
+    "visual-add": lambda t, site, s, gate: VisualAdd(direction_at(t, site), strength=s, gate=gate),
     "affine": _affine,
     "soft-project": lambda t, site, s, gate: SoftProject(
         softened(direction_at(t, site, rows=2)), strength=s, gate=gate
     ),
     "routed": lambda t, site, s, gate: Routed(banked(direction_at(t, site, rows=2)), strength=s, gate=gate),
+    "transport": _transport,
     "logit-mix": lambda t, site, s, gate: LogitMix(site=site, strength=s, gate=gate),
 }
 BLOCKS = Site("block_output", layer=(0, 2))

@@ -94,7 +94,7 @@ def casal(
     """
     target = steerable(target)
     one_row(direction, "casal")
-    check_model(target, direction, "casal", allow_other_model)
+    check_model(target, direction.method, direction.model, "casal", allow_other_model)
     if len(direction.vectors) != 1:
         raise BadInput(
             f"casal trains one matrix; the direction covers {sorted(direction.vectors)}. Take direction.at(layer)."

@@ -65,8 +65,7 @@ class Baked(Handle):
         plan: list[tuple[Edit, Location, Home]] = []
         for part in parts:
             self._check(part)
-            if part.the_direction is not None:
-                check_model(target, part.the_direction, "bake", allow_other_model)
+            check_model(target, *part.origin, what="bake", allow_other_model=allow_other_model)
             strength = torch.as_tensor(part.the_strength.value, dtype=torch.float32)
             for location in resolve(target, part.the_site):
                 known = part.keys()

@@ -6,6 +6,7 @@ Copies and not subtraction: adding and then taking away a number returns only ab
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,6 @@ import torch
 from torch import nn
 
 from policies.errors import BadInput, NotBakeable, WrongModel
-from steer_agents.direction import Direction
 from steer_agents.fingerprint import differences, model_fingerprint, pin_fingerprint
 from steer_agents.sites import Steerable
 
@@ -97,11 +97,11 @@ class Handle:
         self.unbake()
 
 
-def check_model(target: Steerable, direction: Direction, what: str, allow_other_model: bool) -> None:
-    """Refuse a direction that was found on another model."""
-    lines = differences(direction.model, model_fingerprint(target)) if direction.model else []
+def check_model(target: Steerable, method: str, model: Mapping[str, Any], what: str, allow_other_model: bool) -> None:
+    """Refuse a direction or map that `method` made for another model; an empty fingerprint fits every model."""
+    lines = differences(model, model_fingerprint(target)) if model else []
     if lines and not allow_other_model:
-        raise WrongModel(f"{what}: the direction ({direction.method}) was made for another model: " + "; ".join(lines))
+        raise WrongModel(f"{what}: the direction or map ({method}) was made for another model: " + "; ".join(lines))
 
 
 def is_conv1d(module: nn.Module) -> bool:

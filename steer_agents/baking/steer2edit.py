@@ -80,7 +80,7 @@ def steer2edit(
     )
     for direction, kind, reads, rho, bound in asked:
         if direction is not None:
-            check_model(target, direction, "steer2edit", allow_other_model)
+            check_model(target, direction.method, direction.model, "steer2edit", allow_other_model)
             parts = _components(target, direction, kind, reads, batches, tokens)
             amounts = _bounded([elastic_net(part.importance, rho, alpha) for part in parts], bound)
             changes += [part.change(amount) for part, amount in zip(parts, amounts, strict=True) if amount.any()]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
-from policies.errors import BadInput
 from steer_agents import methods
 
 if TYPE_CHECKING:
@@ -26,17 +24,5 @@ def find(target: Any, method: str, **options: Any) -> Direction:
         UnknownName: no such method; the message lists those that exist.
         BadInput: an option that the method does not have, or one that it needs is missing.
     """
-    row = methods.method(method, *FINDING)
-    from steer_agents.sites import steerable  # imports torch, which listing methods does not need
-
-    method_of = row.load()
-    place = steerable(target)
-    try:
-        inspect.signature(method_of).bind(place, **options)
-    except TypeError as error:
-        known = [name for name in inspect.signature(method_of).parameters if name != "target"]
-        raise BadInput(
-            f"find(..., {method!r}): {error}; its options are {', '.join(known)}, see {row.where.replace(':', '.')}."
-        ) from None
-    found: Direction = method_of(place, **options)
+    found: Direction = methods.call("find", target, method, FINDING, options)
     return found

@@ -40,10 +40,11 @@ _RIDGES = np.geomspace(1e-4, 1e2, 25)
 
 
 def batches_of(target: Steerable, inputs: Inputs) -> list[capture.Batch]:
-    """Module batches from raw inputs; batches are passed through."""
+    """Module batches from raw inputs (prompts, scenes); batches, which are tensors or hold some, are passed through."""
     if len(inputs) == 0:
         raise BadInput("find: got no inputs; pass at least one positive and one negative example.")
-    if isinstance(inputs[0], Mapping) or torch.is_tensor(inputs[0]):
+    held = inputs[0].values() if isinstance(inputs[0], Mapping) else inputs[:1]
+    if any(torch.is_tensor(value) for value in held):
         return list(inputs)
     if target.policy is None:
         raise BadInput(

@@ -74,7 +74,7 @@ def action_gradient(
     check_scenes(target, scenes, "action-gradient")
     if normalise not in NORMALISE:
         raise BadInput(f"action-gradient: normalise {normalise!r} is unknown{nearest(normalise, NORMALISE)}")
-    function = _named(functional) if isinstance(functional, str) else functional
+    function = named_functional(functional) if isinstance(functional, str) else functional
     site = default_site(target, site)
     found = gradients(target, encoded(target, scenes, batch_size), site, function)
     raw, fit = {}, {}
@@ -111,7 +111,8 @@ def action_gradient(
     )
 
 
-def _named(name: str) -> Functional:
+def named_functional(name: str) -> Functional:
+    """The functional of that name; it refuses actions that are too short for it."""
     if name not in FUNCTIONALS:
         raise BadInput(f"action-gradient: functional {name!r} is unknown{nearest(name, FUNCTIONALS)}")
     needed, function = FUNCTIONALS[name]

@@ -19,6 +19,7 @@ import yaml
 from policies.errors import BadInput, SteerError
 from steer_agents import artifacts, gates, tokens
 from steer_agents import yaml_nodes as nodes
+from steer_agents.controller import Controller
 from steer_agents.gates import Gate
 from steer_agents.sites import Site
 from steer_agents.token_gates import AnyToken
@@ -35,13 +36,13 @@ class GateKind:
 
     Args:
         says: for people.
-        check: of the value beside its name.
+        check: of the value beside its name; None where it names a file.
         arguments: further keys.
         make: (value, arguments that were given) -> gate.
     """
 
     says: str
-    check: Check
+    check: Check | None
     arguments: Mapping[str, Check]
     make: Callable[..., Gate]
 
@@ -111,9 +112,10 @@ GATES: Mapping[str, GateKind] = {
     "denoise_steps": GateKind("denoise steps [start, stop)", _steps, {}, lambda steps: gates.DenoiseSteps(*steps)),
     "weight": GateKind("a constant factor", nodes.number, {}, gates.Always),
     "probe": GateKind(
-        "where a linear probe on the activation fires (a file)", nodes.text,
+        "where a linear probe on the activation fires (a file)", None,
         {"threshold": nodes.number, "soft": nodes.boolean, "whole_input": nodes.boolean}, _probe,
     ),
+    "controller": GateKind("as a learned controller says (a file)", None, {}, Controller.load),
 }  # fmt: skip
 """Name -> kind of gate."""
 
@@ -135,7 +137,7 @@ def _one(node: Node, files: Files) -> Gate:
     name = named[0]
     kind = GATES[name]
     entries = nodes.mapping(node, f"a gate {name!r}", (name, *kind.arguments))
-    value = files(entries[name], "probe") if name == "probe" else kind.check(entries[name], name)
+    value = files(entries[name], name) if kind.check is None else kind.check(entries[name], name)
     given = {key: kind.arguments[key](entries[key], key) for key in entries if key != name}
     try:
         return kind.make(value, **given)

@@ -12,8 +12,9 @@ import yaml
 from policies.errors import SteerError
 from steer_agents import artifacts, interventions
 from steer_agents import yaml_nodes as nodes
-from steer_agents.conceptors import SoftProject
+from steer_agents.affine_maps import AffineMap, Transport
 from steer_agents.angular import RotateTo
+from steer_agents.conceptors import SoftProject
 from steer_agents.control.harm import HarmLimit
 from steer_agents.control.hold import Hold
 from steer_agents.control.pi import Gains, Limits
@@ -32,6 +33,7 @@ from steer_agents.setpoints import SetPoint
 from steer_agents.sites import Site
 from steer_agents.steerer import Part
 from steer_agents.strength import UNITS, Strength
+from steer_agents.vista import VisualAdd
 from steer_agents.yaml_nodes import Check, Node
 
 Settings = Mapping[str, Any]
@@ -195,6 +197,7 @@ def _edit(kind: Callable[..., Part], says: str, strength: str = "number", **more
 PARTS: Mapping[str, PartKind] = {
     "add": _edit(interventions.Add, "push along a direction", "displacement"),
     "norm_kept_add": _edit(interventions.NormKeptAdd, "push along a direction, length kept", "displacement"),
+    "visual_add": _edit(VisualAdd, "push along a direction by a share of each token's norm, which it keeps (VISTA)"),
     "ablate": _edit(interventions.Ablate, "take a direction out"),
     "rotate": _edit(interventions.Rotate, "turn in a plane by the strength [rad]"),
     "rotate_to": _edit(
@@ -207,6 +210,10 @@ PARTS: Mapping[str, PartKind] = {
     ),
     "set_neurons": _edit(
         interventions.SetNeurons, "set the neurons that a direction names", settings={"values": nodes.number}, needs=("values",)
+    ),
+    "transport": PartKind(
+        "map every unit (the file of a learned map)", lambda path, settings: Transport(AffineMap.load(path), **settings),
+        strength="number", placed=("site", "gate"),
     ),
     "set_coordinates": PartKind(
         "set coordinates of a site by their numbers",

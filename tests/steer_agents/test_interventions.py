@@ -147,6 +147,8 @@ MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
         ),
         soft=c > 0,
     ),
+    "VisualAdd": lambda rows, c: sa.VisualAdd(_direction(rows[:1])),
+    "Transport": lambda rows, c: sa.Transport(sa.AffineMap({KEY: rows[0]}, {KEY: c * rows[1]}, SITE)),
     "LogitMix": lambda rows, c: sa.LogitMix(site=SITE),
 }
 DECLARED = [(name, invariant) for name in MAKE for invariant in getattr(sa, name).invariants]

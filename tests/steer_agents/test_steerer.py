@@ -153,6 +153,7 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
         "add": lambda: sa.Add(direction, strength=absolute(rows)),
         "norm-kept-add": lambda: sa.NormKeptAdd(direction, strength=absolute(rows)),
         "ablate": lambda: sa.Ablate(direction, strength=rows),
+        "visual-add": lambda: sa.VisualAdd(direction, strength=rows),
         "rotate": lambda: sa.Rotate(direction, strength=rows),
         "rotate-to": lambda: sa.RotateTo(direction, angle=1.0, strength=rows),
         "clamp": lambda: sa.Clamp(direction, value=1.0, strength=rows),
@@ -161,8 +162,11 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
         "affine": lambda: sa.Affine(scale=torch.ones(WIDTH), offset=torch.ones(WIDTH), site=site, strength=rows),
         "soft-project": lambda: sa.SoftProject(softened(direction), strength=rows),
         "routed": lambda: sa.Routed(banked(direction), strength=rows),
+        "transport": lambda: sa.Transport(
+            sa.AffineMap({key: torch.ones(WIDTH)}, {key: torch.ones(WIDTH)}, site), strength=rows
+        ),
     }
-    rows = torch.tensor([0.0, 0.5])
+    rows, key = torch.tensor([0.0, 0.5]), "policy.0.mlp_neurons"
     x = torch.randn(2, WIDTH)
     x[0, 0] = float("inf")
     seen: list[torch.Tensor] = []
