@@ -20,6 +20,8 @@ from policies.errors import BadInput, SteerError
 from steer_agents import artifacts, gates, tokens
 from steer_agents import yaml_nodes as nodes
 from steer_agents.gates import Gate
+from steer_agents.sae import files as sae_files
+from steer_agents.sae.gates import Feature
 from steer_agents.sites import Site
 from steer_agents.tokens import TokenScope
 from steer_agents.yaml_nodes import Check, Node
@@ -34,13 +36,13 @@ class GateKind:
 
     Args:
         says: for people.
-        check: of the value beside its name.
+        check: of the value beside its name; None where it names a file.
         arguments: further keys.
         make: (value, arguments that were given) -> gate.
     """
 
     says: str
-    check: Check
+    check: Check | None
     arguments: Mapping[str, Check]
     make: Callable[..., Gate]
 
@@ -94,6 +96,13 @@ def _probe(path: Path, **settings: Any) -> Gate:
     return gates.Probe(fits[key]["weight_norm"] * rows[0], fits[key]["bias"], **settings)
 
 
+def _feature(path: Path, **settings: Any) -> Gate:
+    """A feature of an SAE at the site of the part."""
+    if "features" not in settings:
+        raise BadInput("a gate 'feature' needs features: the numbers of those of the SAE that open it.")
+    return Feature(sae_files.load(path), **settings)
+
+
 GATES: Mapping[str, GateKind] = {
     "measured": GateKind(
         "while a quantity that the environment reports is in range", nodes.text,
@@ -109,8 +118,12 @@ GATES: Mapping[str, GateKind] = {
     "denoise_steps": GateKind("denoise steps [start, stop)", _steps, {}, lambda steps: gates.DenoiseSteps(*steps)),
     "weight": GateKind("a constant factor", nodes.number, {}, gates.Always),
     "probe": GateKind(
-        "where a linear probe on the activation fires (a file)", nodes.text,
+        "where a linear probe on the activation fires (a file)", None,
         {"threshold": nodes.number, "soft": nodes.boolean}, _probe,
+    ),
+    "feature": GateKind(
+        "where features of an SAE fire (a file), per token or for the whole input", None,
+        {"features": nodes.list_of(nodes.integer), "threshold": nodes.number, "per": nodes.text}, _feature,
     ),
 }  # fmt: skip
 """Name -> kind of gate."""
@@ -133,7 +146,7 @@ def _one(node: Node, files: Files) -> Gate:
     name = named[0]
     kind = GATES[name]
     entries = nodes.mapping(node, f"a gate {name!r}", (name, *kind.arguments))
-    value = files(entries[name], "probe") if name == "probe" else kind.check(entries[name], name)
+    value = files(entries[name], name) if kind.check is None else kind.check(entries[name], name)
     given = {key: kind.arguments[key](entries[key], key) for key in entries if key != name}
     try:
         return kind.make(value, **given)

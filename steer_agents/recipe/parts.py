@@ -25,6 +25,8 @@ from steer_agents.noise.maps import NoiseMap, from_description
 from steer_agents.noise.noise_policy import NoisePolicy
 from steer_agents.noise.parts import ConstantNoise
 from steer_agents.recipe.gates import Files, gate, site
+from steer_agents.sae import edits as sae_edits
+from steer_agents.sae import files as sae_files
 from steer_agents.setpoints import SetPoint
 from steer_agents.sites import Site
 from steer_agents.steerer import Part
@@ -192,6 +194,14 @@ PARTS: Mapping[str, PartKind] = {
         "set coordinates of a site by their numbers",
         lambda indices, settings: interventions.SetNeurons(indices=indices, **settings),
         _ENTRIES, {"values": _numbers}, ("values", "site"), "number", ("site", "gate"),
+    ),
+    "sae_clamp": PartKind(
+        "set features of an SAE (a file)", lambda path, settings: sae_edits.SaeClamp(sae_files.load(path), **settings),
+        None, {"features": _ENTRIES, "values": _numbers}, ("features", "values"), "number", ("site", "gate"),
+    ),
+    "sae_shift": PartKind(
+        "shift an SAE's code by a learned amount (a file)", lambda path, settings: sae_edits.SaeShift.load(path, **settings),
+        None, {}, (), "number", ("site", "gate"),
     ),
     "logit_mix": PartKind(
         "mix in the logits of earlier layers", lambda layers, settings: interventions.LogitMix(site=Site(layer=layers), **settings),
