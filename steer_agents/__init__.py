@@ -31,6 +31,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "plane",
         "neurons_of",
     ),
+    "steer_agents.sae.edits": ("SaeClamp", "SaeShift"),
     "steer_agents.neuron_sets": ("activation_quantile", "value_direction"),
     "steer_agents.decisions": ("Temperature",),
     "steer_agents.noise.parts": ("ConstantNoise", "BestOfN"),

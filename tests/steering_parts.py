@@ -69,13 +69,17 @@ def _affine(target: Any, site: Site, strength: Any, gate: Gate) -> Affine:
     return Affine(scale=scale, offset=offset, site=site, strength=strength, gate=gate)
 
 
-def sae_at(target: Any, site: Site, n_features: int = 12) -> Sae:
-    """An SAE as wide as a site, with random weights that explain little."""
-    width = next(iter(widths(steerable(target), site).values()))
+def sae_of(width: int, site: Site, n_features: int = 12) -> Sae:
+    """An SAE with random weights that explain little."""
     generator = torch.Generator().manual_seed(7)
     W = torch.randn(n_features, width, generator=generator) / width**0.5
     weights = Weights(W.T.contiguous(), torch.full((n_features,), 0.1), W, torch.zeros(width), torch.zeros(n_features))
     return Sae(weights, Site(site.kind, 0), Form(norm="constant_norm_rescale"))
+
+
+def sae_at(target: Any, site: Site) -> Sae:
+    """One as wide as a site."""
+    return sae_of(next(iter(widths(steerable(target), site).values())), site)
 
 
 # name -> (target, site, strength, gate) -> part, in the part's own unit

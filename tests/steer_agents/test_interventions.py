@@ -16,6 +16,7 @@ import steer_agents as sa
 from policies.errors import BadInput, NonFinite, WrongModel, WrongWidth
 from steer_agents.direction import Direction
 from steer_agents.interventions import Intervention
+from steer_agents.sae.model import Sae, Weights
 from steer_agents.sites import Site
 
 D, KEY, SITE = 7, "s.0.block_output", Site("block_output", layer=0)
@@ -104,6 +105,12 @@ def between_its_inputs(case: Case) -> None:
         assert ((mixed >= low - 1e-9) & (mixed <= high + 1e-9)).all()
 
 
+def change_in_the_span_of_the_decoder_rows(case: Case) -> None:
+    change = case.edit(case.h) - case.h
+    basis = torch.linalg.qr(case.part.sae.weights.W_dec.double().T)[0]
+    same(case, change, change @ basis @ basis.T)
+
+
 # Every invariant that an intervention may declare, and what it means. A new string without a check fails the test below.
 INVARIANTS: dict[str, Callable[[Case], None]] = {
     "orthogonal part kept": orthogonal_part_kept,
@@ -115,11 +122,17 @@ INVARIANTS: dict[str, Callable[[Case], None]] = {
     "other coordinates untouched": other_coordinates_untouched,
     "coordinates independent": coordinates_independent,
     "between its inputs": between_its_inputs,
+    "change in the span of the decoder rows": change_in_the_span_of_the_decoder_rows,
 }
 
 
 def _direction(rows: torch.Tensor) -> Direction:
     return Direction.from_raw({KEY: rows}, SITE, {KEY: {"mean_norm": 1.0}})
+
+
+def _sae(rows: torch.Tensor) -> Sae:
+    weights = Weights(rows.T.contiguous(), torch.zeros(2), rows, torch.ones(D), torch.zeros(2))
+    return Sae(weights, Site(layer=0))
 
 
 MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
@@ -132,6 +145,8 @@ MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
     "SetNeurons": lambda rows, c: sa.SetNeurons(indices=(1, 4), values=(c, -c), site=SITE),
     "Affine": lambda rows, c: sa.Affine(scale=rows[0], offset=c * rows[1], site=SITE),
     "LogitMix": lambda rows, c: sa.LogitMix(site=SITE),
+    "SaeClamp": lambda rows, c: sa.SaeClamp(_sae(rows), features=(1,), values=abs(c)),
+    "SaeShift": lambda rows, c: sa.SaeShift(_sae(rows), code=torch.tensor([1.0, c])),
 }
 DECLARED = [(name, invariant) for name in MAKE for invariant in getattr(sa, name).invariants]
 
@@ -157,7 +172,7 @@ def cases(draw: st.DrawFn, name: str) -> Case:
 def test_every_declared_invariant_has_a_check_and_every_intervention_declares_some() -> None:
     classes = {c for c in Intervention.__subclasses__() if not c.__name__.startswith("_")}
     classes |= {
-        c for base in Intervention.__subclasses__() if base.__name__ == "_Directed" for c in base.__subclasses__()
+        c for base in Intervention.__subclasses__() if base.__name__.startswith("_") for c in base.__subclasses__()
     }
     assert {c.__name__ for c in classes} == set(MAKE)
     for cls in classes:

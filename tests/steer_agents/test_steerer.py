@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from steering_parts import BLOCKS, PARTS, absolute, direction_at, n_hooks, pairs, part
+from steering_parts import BLOCKS, PARTS, absolute, direction_at, n_hooks, pairs, part, sae_of
 from tiny_models import GENERATING, LANGUAGE, TINY, WIDTH, image_inputs, inputs, outputs, tiny
 from torch import nn
 from torch._dynamo.testing import CompileCounter
@@ -157,6 +157,8 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
         "cap": lambda: sa.Cap(direction, bound=1.0, strength=rows),
         "set-neurons": lambda: sa.SetNeurons(indices=(0,), values=1.0, site=site, strength=rows),
         "affine": lambda: sa.Affine(scale=torch.ones(WIDTH), offset=torch.ones(WIDTH), site=site, strength=rows),
+        "sae-clamp": lambda: sa.SaeClamp(sae_of(WIDTH, site), features=(0,), values=2.0, site=site, strength=rows),
+        "sae-shift": lambda: sa.SaeShift(sae_of(WIDTH, site), code=torch.ones(12), site=site, strength=rows),
     }
     rows = torch.tensor([0.0, 0.5])
     x = torch.randn(2, WIDTH)

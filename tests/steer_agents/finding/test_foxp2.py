@@ -46,7 +46,7 @@ def test_noise_is_refused_although_its_selected_features_all_shift() -> None:
     """Trap: to select features and test them on the same pairs finds a shift in noise."""
     wide = MLP(MLPConfig(512, 2, (4,)))
     found = fooled = 0
-    for seed in range(50):
+    for seed in range(100):
         generator = torch.Generator().manual_seed(seed)
         plus, minus = (torch.randn(60, 512, generator=generator) for _ in range(2))
         with suppress(BadInput):
@@ -56,7 +56,7 @@ def test_noise_is_refused_although_its_selected_features_all_shift() -> None:
             continue
         top = selectivity(plus, minus).argsort(descending=True)[:40]
         fooled += spectrum((plus - minus)[:, top], n_nulls=100, n_bootstraps=2, seed=seed).significant
-    assert found <= 5
+    assert found <= 10
     assert fooled >= 10
 
 
