@@ -41,6 +41,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.affine_maps": ("AffineMap", "Transport"),
     "steer_agents.controller": ("Controller",),
     "steer_agents.vista": ("VisualAdd",),
+    "steer_agents.sae.edits": ("SaeClamp", "SaeShift"),
     "steer_agents.neuron_sets": ("activation_quantile", "value_direction"),
     "steer_agents.decisions": ("Temperature",),
     "steer_agents.noise.parts": ("ConstantNoise", "BestOfN"),

@@ -232,6 +232,28 @@ def rows(target: Steerable, batches: Iterable[Batch], site: Site) -> dict[str, t
     return {key: torch.cat(parts) for key, parts in kept.items()}
 
 
+def rows_of_inputs(target: Steerable, batches: Iterable[Batch], site: Site) -> dict[str, list[torch.Tensor]]:
+    """Location key -> one (n, D) float32 tensor per input, in order: its selected tokens, kept in memory.
+
+    Raises:
+        BadInput: the scope selects no token of some input, or there are no inputs.
+    """
+    kept: dict[str, list[torch.Tensor]] = {}
+    for values in _selected(target, batches, site):
+        for key, (h, mask) in values.items():
+            found = kept.setdefault(key, [])
+            for row in range(len(h)):
+                picked = h[row] if mask is None else h[row][mask[row]]
+                if len(picked) == 0:
+                    raise BadInput(
+                        f"capture at {key}: token scope {site.scope.kind!r} selects no token of input {len(found)}; widen it."
+                    )
+                found.append(picked.float().cpu())
+    if not kept:
+        raise BadInput("capture: got no inputs.")
+    return kept
+
+
 class Moments:
     """Streaming count, mean, mean norm and covariance of rows (n, D), in float64.
 

@@ -98,6 +98,8 @@ METHODS: dict[str, Method] = {
     "lineas": Method("learn", f"{_LEARNING}.lineas:lineas", "LinEAS, arXiv 2503.10679", "two sets of inputs, unpaired", ANY, "hundreds of passes with gradients"),
     "cdas": Method("learn", f"{_LEARNING}.cdas:cdas", "CDAS, arXiv 2602.05234", "pairs of inputs, responses if any", ANY, "hundreds of passes with gradients"),
     "guiding-giants": Method("learn", f"{_LEARNING}.guiding:guiding_giants", "Guiding Giants, arXiv 2505.20309", "two sets of inputs, a direction", ANY, "one pass, seconds of training"),
+    "sae-features": Method("find", "steer_agents.sae.features:sae_features", "Breaking Bad Tokens, arXiv 2505.14536", "two sets of inputs, an SAE", ANY, "one pass", inspired=True),
+    "foxp2": Method("find", f"{_FINDING}.foxp2:foxp2", "Neural FOXP2, arXiv 2602.00945", "pairs of inputs, optionally SAEs", ANY, "one pass, 60 more per feature for the lift"),
     "random": Method("control", f"{_FINDING}.controls:random", "ours", "a direction", ANY, "nothing"),
     "permuted": Method("control", f"{_FINDING}.controls:permuted", "ours", "a direction", ANY, "nothing"),
     "random-neurons": Method("control", f"{_FINDING}.controls:random_neurons", "ours", "a set of neurons", ANY, "nothing"),
@@ -129,6 +131,11 @@ METHODS: dict[str, Method] = {
     "casal": Method("bake", f"{_BAKE}.casal:casal", "CASAL, arXiv 2510.02324", "a direction, two sets of inputs", "linear layers", "one pass, a ridge regression; free at run time"),
     "export": Method("bake", f"{_BAKE}.export:export", "ours", "a baked model", "transformers, LeRobot", "a copy of the weights"),
     "vista": Method("apply", "steer_agents.vista:vista", "VISTA, arXiv 2502.03628", "an image-contrast direction, late layers", f"{PROMPTED}, {SEEING}", "a projection a token, an unembedding a layer"),
+    "sae-clamp": Method("apply", "steer_agents.sae.edits:SaeClamp", "Breaking Bad Tokens, arXiv 2505.14536", "an SAE, features", ANY, "an encoding a token", inspired=True),
+    "sae-shift": Method("apply", "steer_agents.sae.edits:SaeShift", "YaPO, arXiv 2601.08441", "an SAE, a code", ANY, "an encoding a token"),
+    "sae": Method("learn", "steer_agents.sae.training:train_sae", "TopK SAEs, arXiv 2406.04093", "inputs", ANY, "one pass, minutes of training"),
+    "bipo": Method("learn", "steer_agents.learning.preference:bipo", "BiPO, arXiv 2406.00045", "preferences, one layer", PROMPTED, "minutes of training"),
+    "yapo": Method("learn", "steer_agents.learning.preference:yapo", "YaPO, arXiv 2601.08441", "preferences, an SAE", PROMPTED, "minutes of training"),
 }  # fmt: skip
 
 

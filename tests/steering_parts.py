@@ -29,6 +29,8 @@ from steer_agents.interventions import (
     SetNeurons,
 )
 from steer_agents.routed import Bank, Routed, Stage
+from steer_agents.sae.edits import SaeClamp, SaeShift
+from steer_agents.sae.model import Form, Sae, Weights
 from steer_agents.sites import Site, Steerable, resolve, steerable
 from steer_agents.strength import Strength
 from steer_agents.vista import VisualAdd
@@ -95,6 +97,19 @@ def _transport(target: Any, site: Site, strength: Any, gate: Gate) -> Transport:
     return Transport(AffineMap(scale, offset, site, low, high), strength=strength, gate=gate)
 
 
+def sae_of(width: int, site: Site, n_features: int = 12) -> Sae:
+    """An SAE with random weights that explain little."""
+    generator = torch.Generator().manual_seed(7)
+    W = torch.randn(n_features, width, generator=generator) / width**0.5
+    weights = Weights(W.T.contiguous(), torch.full((n_features,), 0.1), W, torch.zeros(width), torch.zeros(n_features))
+    return Sae(weights, Site(site.kind, 0), Form(norm="constant_norm_rescale"))
+
+
+def sae_at(target: Any, site: Site) -> Sae:
+    """One as wide as a site."""
+    return sae_of(next(iter(widths(steerable(target), site).values())), site)
+
+
 # name -> (target, site, strength, gate) -> part, in the part's own unit
 PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
     "add": lambda t, site, s, gate: Add(direction_at(t, site), strength=s, gate=gate),
@@ -114,6 +129,12 @@ PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
     ),
     "routed": lambda t, site, s, gate: Routed(banked(direction_at(t, site, rows=2)), strength=s, gate=gate),
     "transport": _transport,
+    "sae-clamp": lambda t, site, s, gate: SaeClamp(
+        sae_at(t, site), features=(0, 3), values=(1.0, 2.0), site=site, strength=s, gate=gate
+    ),
+    "sae-shift": lambda t, site, s, gate: SaeShift(
+        sae_at(t, site), code=torch.linspace(0.1, 1, 12), site=site, strength=s, gate=gate
+    ),
     "logit-mix": lambda t, site, s, gate: LogitMix(site=site, strength=s, gate=gate),
 }
 BLOCKS = Site("block_output", layer=(0, 2))

@@ -65,7 +65,8 @@ class Baked(Handle):
         plan: list[tuple[Edit, Location, Home]] = []
         for part in parts:
             self._check(part)
-            check_model(target, *part.origin, what="bake", allow_other_model=allow_other_model)
+            method, model = part.origin
+            check_model(target, method, model, "bake", allow_other_model)
             strength = torch.as_tensor(part.the_strength.value, dtype=torch.float32)
             for location in resolve(target, part.the_site):
                 known = part.keys()

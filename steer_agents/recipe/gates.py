@@ -21,6 +21,8 @@ from steer_agents import artifacts, gates, tokens
 from steer_agents import yaml_nodes as nodes
 from steer_agents.controller import Controller
 from steer_agents.gates import Gate
+from steer_agents.sae import files as sae_files
+from steer_agents.sae.gates import Feature
 from steer_agents.sites import Site
 from steer_agents.token_gates import AnyToken
 from steer_agents.tokens import TokenScope
@@ -97,6 +99,13 @@ def _probe(path: Path, whole_input: bool = False, **settings: Any) -> Gate:
     return AnyToken(fires) if whole_input else fires
 
 
+def _feature(path: Path, **settings: Any) -> Gate:
+    """A feature of an SAE at the site of the part."""
+    if "features" not in settings:
+        raise BadInput("a gate 'feature' needs features: the numbers of those of the SAE that open it.")
+    return Feature(sae_files.load(path), **settings)
+
+
 GATES: Mapping[str, GateKind] = {
     "measured": GateKind(
         "while a quantity that the environment reports is in range", nodes.text,
@@ -116,6 +125,10 @@ GATES: Mapping[str, GateKind] = {
         {"threshold": nodes.number, "soft": nodes.boolean, "whole_input": nodes.boolean}, _probe,
     ),
     "controller": GateKind("as a learned controller says (a file)", None, {}, Controller.load),
+    "feature": GateKind(
+        "where features of an SAE fire (a file), per token or for the whole input", None,
+        {"features": nodes.list_of(nodes.integer), "threshold": nodes.number, "per": nodes.text}, _feature,
+    ),
 }  # fmt: skip
 """Name -> kind of gate."""
 

@@ -29,6 +29,8 @@ from steer_agents.noise.noise_policy import NoisePolicy
 from steer_agents.noise.parts import ConstantNoise
 from steer_agents.recipe.gates import Files, gate, site
 from steer_agents.routed import Bank, Routed
+from steer_agents.sae import edits as sae_edits
+from steer_agents.sae import files as sae_files
 from steer_agents.setpoints import SetPoint
 from steer_agents.sites import Site
 from steer_agents.steerer import Part
@@ -225,6 +227,14 @@ PARTS: Mapping[str, PartKind] = {
         "push along the direction of a bank that fits the activation (a file)",
         lambda path, settings: Routed(Bank.load(path), **settings),
         None, {"soft": nodes.boolean}, (), "number", ("site", "gate"),
+    ),
+    "sae_clamp": PartKind(
+        "set features of an SAE (a file)", lambda path, settings: sae_edits.SaeClamp(sae_files.load(path), **settings),
+        None, {"features": _ENTRIES, "values": _numbers}, ("features", "values"), "number", ("site", "gate"),
+    ),
+    "sae_shift": PartKind(
+        "shift an SAE's code by a learned amount (a file)", lambda path, settings: sae_edits.SaeShift.load(path, **settings),
+        None, {}, (), "number", ("site", "gate"),
     ),
     "logit_mix": PartKind(
         "mix in the logits of earlier layers", lambda layers, settings: interventions.LogitMix(site=Site(layer=layers), **settings),

@@ -17,6 +17,7 @@ from policies.errors import BadInput, NonFinite, WrongModel, WrongWidth
 from steer_agents.direction import Direction
 from steer_agents.interventions import Intervention
 from steer_agents.routed import Stage
+from steer_agents.sae.model import Sae, Weights
 from steer_agents.sites import Site
 
 D, KEY, SITE = 7, "s.0.block_output", Site("block_output", layer=0)
@@ -109,6 +110,12 @@ def between_its_inputs(case: Case) -> None:
         assert ((mixed >= low - 1e-9) & (mixed <= high + 1e-9)).all()
 
 
+def change_in_the_span_of_the_decoder_rows(case: Case) -> None:
+    change = case.edit(case.h) - case.h
+    basis = torch.linalg.qr(case.part.sae.weights.W_dec.double().T)[0]
+    same(case, change, change @ basis @ basis.T)
+
+
 # Every invariant that an intervention may declare, and what it means. A new string without a check fails the test below.
 INVARIANTS: dict[str, Callable[[Case], None]] = {
     "orthogonal part kept": orthogonal_part_kept,
@@ -121,11 +128,17 @@ INVARIANTS: dict[str, Callable[[Case], None]] = {
     "coordinates independent": coordinates_independent,
     "norm not grown at 1": norm_not_grown_at_1,
     "between its inputs": between_its_inputs,
+    "change in the span of the decoder rows": change_in_the_span_of_the_decoder_rows,
 }
 
 
 def _direction(rows: torch.Tensor) -> Direction:
     return Direction.from_raw({KEY: rows}, SITE, {KEY: {"mean_norm": 1.0}})
+
+
+def _sae(rows: torch.Tensor) -> Sae:
+    weights = Weights(rows.T.contiguous(), torch.zeros(2), rows, torch.ones(D), torch.zeros(2))
+    return Sae(weights, Site(layer=0))
 
 
 MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
@@ -150,6 +163,8 @@ MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
     "VisualAdd": lambda rows, c: sa.VisualAdd(_direction(rows[:1])),
     "Transport": lambda rows, c: sa.Transport(sa.AffineMap({KEY: rows[0]}, {KEY: c * rows[1]}, SITE)),
     "LogitMix": lambda rows, c: sa.LogitMix(site=SITE),
+    "SaeClamp": lambda rows, c: sa.SaeClamp(_sae(rows), features=(1,), values=abs(c)),
+    "SaeShift": lambda rows, c: sa.SaeShift(_sae(rows), code=torch.tensor([1.0, c])),
 }
 DECLARED = [(name, invariant) for name in MAKE for invariant in getattr(sa, name).invariants]
 
@@ -175,7 +190,7 @@ def cases(draw: st.DrawFn, name: str) -> Case:
 def test_every_declared_invariant_has_a_check_and_every_intervention_declares_some() -> None:
     classes = {c for c in Intervention.__subclasses__() if not c.__name__.startswith("_")}
     classes |= {
-        c for base in Intervention.__subclasses__() if base.__name__ == "_Directed" for c in base.__subclasses__()
+        c for base in Intervention.__subclasses__() if base.__name__.startswith("_") for c in base.__subclasses__()
     }
     assert {c.__name__ for c in classes} == set(MAKE)
     for cls in classes:

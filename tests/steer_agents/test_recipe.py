@@ -22,6 +22,9 @@ from steer_agents.guidance.guidance import FeynmanKac, RewardGuidance
 from steer_agents.guidance.prediction import Kinematics
 from steer_agents.recipe import FILE, PARTS, parse
 from steer_agents.recipe.gates import GATES
+from steer_agents.sae.edits import SaeClamp, SaeShift
+from steer_agents.sae.files import save as save_sae
+from steer_agents.sae.model import Sae, Weights
 from steer_agents.sites import Site, resolve, steerable
 
 SITE = Site("block_output", layer=(0, 1))
@@ -58,6 +61,11 @@ def folder(tmp_path: Path) -> Path:
     statistics = {key: {"sd": 0.5, "mean_norm": 2.0} for key in raw}
     direction = Direction.from_raw(raw, SITE, statistics, model=model_fingerprint(target))
     artifacts.save(direction, tmp_path / "slow.safetensors")
+    W = torch.randn(4, 256, generator=generator)
+    weights = Weights(W.T.contiguous(), torch.zeros(4), W, torch.zeros(256), torch.zeros(4))
+    sae = Sae(weights, Site(layer=1), model=model_fingerprint(target))
+    save_sae(sae, tmp_path / "sae.safetensors")
+    SaeShift(sae, code=torch.ones(4)).save(tmp_path / "shift.safetensors")
     (tmp_path / "keep_out.yaml").write_text(REWARD)
     (tmp_path / FILE).write_text(FULL)
     return tmp_path
@@ -256,6 +264,11 @@ def test_gates_and_sites_are_those_of_the_library(folder: Path) -> None:
         ("{cap: slow.safetensors, strength: 1, bound: 0.5, side: ceiling}", sa.Cap),
         ("{set_coordinates: [0, 3], values: [1, -1], strength: 1, site: {layer: 0}}", sa.SetNeurons),
         ("{logit_mix: [0, 1], strength: 0.3, final_norm: false, gate: {window: [0, 9]}}", sa.LogitMix),
+        ("{sae_clamp: sae.safetensors, features: [1, 3], values: [0, 2], strength: 1}", SaeClamp),
+        (
+            "{sae_shift: shift.safetensors, strength: -1, gate: {feature: sae.safetensors, features: [2], per: input}}",
+            SaeShift,
+        ),
         ("{temperature: 1.5}", sa.Temperature),
         ("{constant_noise: [0, 1], noise_map: {map: dct, components: 2}}", sa.ConstantNoise),
     ],

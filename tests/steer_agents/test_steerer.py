@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from steering_parts import BLOCKS, PARTS, absolute, banked, direction_at, n_hooks, pairs, part, softened
+from steering_parts import BLOCKS, PARTS, absolute, banked, direction_at, n_hooks, pairs, part, sae_of, softened
 from tiny_models import GENERATING, LANGUAGE, TINY, WIDTH, image_inputs, inputs, outputs, tiny
 from torch import nn
 from torch._dynamo.testing import CompileCounter
@@ -165,6 +165,8 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
         "transport": lambda: sa.Transport(
             sa.AffineMap({key: torch.ones(WIDTH)}, {key: torch.ones(WIDTH)}, site), strength=rows
         ),
+        "sae-clamp": lambda: sa.SaeClamp(sae_of(WIDTH, site), features=(0,), values=2.0, site=site, strength=rows),
+        "sae-shift": lambda: sa.SaeShift(sae_of(WIDTH, site), code=torch.ones(12), site=site, strength=rows),
     }
     rows, key = torch.tensor([0.0, 0.5]), "policy.0.mlp_neurons"
     x = torch.randn(2, WIDTH)
