@@ -66,6 +66,7 @@ class Method:
 
 
 _FINDING, _EDITS = "steer_agents.finding", "steer_agents.interventions"
+_JUDGING, _TRAINING = "steer_agents.evaluation.judging", "steer_agents.training"
 ANY, PROMPTED, SEEING, CHUNKS = "any network", "LLM agents", "VLAs", "flow, diffusion"
 
 METHODS: dict[str, Method] = {
@@ -95,6 +96,10 @@ METHODS: dict[str, Method] = {
     "logit-mix": Method("apply", f"{_EDITS}:LogitMix", "VISTA, arXiv 2502.03628", "layers to read early", PROMPTED, "an unembedding a layer"),
     "kl-budget": Method("calibrate", "steer_agents.calibrate:within_kl_budget", "ASC, arXiv 2507.04742", "a direction, prompts", PROMPTED, "three passes"),
     "bake": Method("bake", "steer_agents.baking:bake", "ours", "constant edits", ANY, "seconds; free at run time"),
+    "elo": Method("judge", f"{_JUDGING}.elo:elo", "Open Character Training, arXiv 2511.01689", "choices between two behaviours, or episodes", ANY, "two answers a game"),
+    "depth": Method("judge", f"{_JUDGING}.depth:depth", "Ideological Depth, arXiv 2508.21448", "a direction, both signs", ANY, "two runs a strength"),
+    "resistance": Method("judge", f"{_JUDGING}.attempts:resistance", "ESR, arXiv 2602.06941", "replies, a score", PROMPTED, "nothing"),
+    "harmonic": Method("judge", "steer_agents.evaluation.scores:harmonic", "CLaS-Bench, arXiv 2601.08331", "control and competence of items", ANY, "nothing"),
 }  # fmt: skip
 
 
