@@ -137,6 +137,11 @@ class Intervention(ABC):
         return getattr(self, "direction", None)
 
     @property
+    def made_for(self) -> Mapping[str, Any]:
+        """Fingerprint of the model that the part was made for; empty where any will do."""
+        return {} if self.the_direction is None else self.the_direction.model
+
+    @property
     def the_strength(self) -> Strength:
         """The strength with its unit; a bare number has the intervention's default unit."""
         value = self.strength  # type: ignore[attr-defined]

@@ -167,13 +167,17 @@ class Attached:
         fingerprint: Mapping[str, Any] | None = None
         for number, part in enumerate(self._interventions):
             assert self._target is not None
-            direction = part.the_direction
-            if direction is not None and direction.model and not self.steerer.allow_other_model:
+            if part.made_for and not self.steerer.allow_other_model:
                 fingerprint = fingerprint or model_fingerprint(self._target)
-                lines = differences(direction.model, fingerprint)
+                lines = differences(part.made_for, fingerprint)
                 if lines:
+                    what = (
+                        type(part).__name__
+                        if part.the_direction is None
+                        else f"direction ({part.the_direction.method})"
+                    )
                     raise WrongModel(
-                        f"the direction ({direction.method}) was made for another model: "
+                        f"the {what} was made for another model: "
                         f"{'; '.join(lines)}. Find it on this model, or pass allow_other_model=True."
                     )
             warn_outside(part)

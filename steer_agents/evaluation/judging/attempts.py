@@ -28,7 +28,7 @@ RESTARTS = (
     r"wait\b(?! (?:a (?:moment|minute)|until|for|and see|time)\b)",
     r"(?:hold on|hang on|scratch that|strike that|never mind|let'?s try (?:that|this) again|my mistake|i apologi[sz]e|apologies)\b",
     r"(?:no|sorry|actually|oops|hmm),? (?:that(?:'s| is| was) (?:not|wrong)|i (?:got|went|was|am|keep)|let me|wait)\b",
-    r"(?:ok(?:ay)?,? |so,? )?let me (?:start (?:over|again)|try (?:that )?again|begin again|correct (?:that|myself)|restart|rephrase|refocus)\b",
+    r"(?:ok(?:ay)?,? |so,? )?let me (?:start over|(?:start|begin|try|try that) again|correct (?:that|myself)|refocus)\b",
     r"(?:that(?:'s| is| was) (?:wrong|off[- ]topic|not (?:right|what)|irrelevant))",
     r"(?:i(?:'m| am| was| went| got| have gone) (?:getting |going |drifting )?(?:off[- ]topic|off track|sidetracked|wrong))\b",
     r"(?:back to|returning to) (?:the|your) (?:question|topic|task)\b",
