@@ -13,7 +13,7 @@ cannot fall below 0.313. `info_nce` is the usual alternative (van den Oord et al
 In use: the goal is the mean normalised phi at the end of held-out successes, Q to it is the value of a state. It ranks samples
 (`score`, for `noise.parts.BestOfN`), and ends episodes that are hopeless (`threshold`, `kept`).
 
-We differ from the paper in: phi is a small network on features of a step (an observation, or activations of a policy that stays frozen), not
+We differ from the paper in: phi is a small network on features of a step (an observation, or activations of a frozen policy), not
 a language model that is trained along; the goal comes from ends of successes, not from a prompt.
 """
 

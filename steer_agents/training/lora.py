@@ -1,6 +1,6 @@
 """Low-rank adapters beside frozen linear layers: y + (alpha / r) B A x, with A (r, n_in) random and B (n_out, r) zero at first.
 
-Source: LoRA (Hu et al. 2021, arXiv 2106.09685), without dropout. Written here because peft is not among the locked packages. While it is not
+Source: LoRA (Hu et al. 2021, arXiv 2106.09685), without dropout. Written here as peft is not among the locked packages. While it is not
 attached the model is bit for bit what it was, and its own weights are never touched.
 """
 

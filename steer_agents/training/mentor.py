@@ -6,7 +6,7 @@ our reading and reproduces no number of the paper; how rules are made (self-crit
 
     r_k = mean over the situations x of rule k of  h(rule_k, x) - h(x)                     last token, at every location of the site
     key_k = mean_x h(x) - mean of all situations
-    w_k = max(cos(h - mean, key_k) - threshold, 0) / (1 - threshold), of the m largest, 0 for the others
+    w_k = max(cos(h - mean, key_k) - threshold, 0) of the m largest, made to sum to 1; 0 for the others
     h <- h + s sum_k w_k r_k
 
 A rule whose situations are unlike what is being read has weight 0, and where no rule fits h is left as it is, bit for bit. s = 1 is
@@ -143,12 +143,10 @@ def with_rule(rule: str, prompts: Sequence[str]) -> list[str]:
 
 def looked_up(h: torch.Tensor, keys: torch.Tensor, mean: torch.Tensor, m: int, threshold: float) -> torch.Tensor:
     """(..., K) weights of the rules at activations h (..., D): 0 below the threshold and outside of the m largest."""
-    cosine = normalize(h - mean, dim=-1) @ keys.T
-    weight = ((cosine - threshold) / (1 - threshold)).clamp(min=0)
-    if m >= weight.shape[-1]:
-        return weight
-    largest = weight.topk(m, dim=-1)
-    return torch.zeros_like(weight).scatter(-1, largest.indices, largest.values)
+    fit = (normalize(h - mean, dim=-1) @ keys.T - threshold).clamp(min=0)
+    largest = fit.topk(min(m, fit.shape[-1]), dim=-1)
+    kept = torch.zeros_like(fit).scatter(-1, largest.indices, largest.values)
+    return kept / kept.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
 @dataclass(frozen=True, kw_only=True)

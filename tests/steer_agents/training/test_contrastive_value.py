@@ -28,8 +28,9 @@ STEPS = 30
 def walks(seed: int, n: int) -> tuple[Episodes, Episodes]:
     """n successes and n failures of a noisy script that walks a point from (0, 0) around an obstacle to (1, 0) in 30 steps.
 
-    Half of the runs are knocked off their arc within the first half, for good. Features are the position and two numbers that mean nothing. A
-    success stays out of the obstacle and ends within 0.25 of the goal.
+    Half of the runs are knocked off their arc within the first half, for good. Features are the position and two numbers of noise.
+
+    A success stays out of the obstacle and ends within 0.25 of the goal.
     """
     rng = np.random.default_rng(seed)
     found: tuple[Episodes, Episodes] = ([], [])
