@@ -165,7 +165,7 @@ class RetrievedRules(Intervention):
     m: int = 1
     threshold: float = 0.3
 
-    invariants: ClassVar[tuple[str, ...]] = ("untouched where no rule fits", "moves within the span of the rules")
+    invariants: ClassVar[tuple[str, ...]] = ("untouched where no rule fits", "moves within the rules' span")
     is_affine: ClassVar[bool] = False
     rows_needed: ClassVar[int | None] = None
 

@@ -17,6 +17,7 @@ from policies.errors import BadInput, NonFinite, WrongModel, WrongWidth
 from steer_agents.direction import Direction
 from steer_agents.interventions import Intervention
 from steer_agents.sites import Site
+from steer_agents.training.mentor import RuleBank
 
 D, KEY, SITE = 7, "s.0.block_output", Site("block_output", layer=0)
 
@@ -104,6 +105,18 @@ def between_its_inputs(case: Case) -> None:
         assert ((mixed >= low - 1e-9) & (mixed <= high + 1e-9)).all()
 
 
+def untouched_where_no_rule_fits(case: Case) -> None:
+    keys, _, mean = (one.double() for one in case.part.tensors_at(KEY))
+    fits = (torch.nn.functional.normalize(case.h - mean, dim=-1) @ keys.T > case.part.threshold).any(-1)
+    assert torch.equal(case.edit(case.h)[~fits], case.h[~fits])
+
+
+def moves_within_the_rules_span(case: Case) -> None:
+    moved = (case.edit(case.h) - case.h)[0]
+    rows = torch.linalg.qr(case.part.tensors_at(KEY)[1].double().T).Q.T
+    same(case, moved, moved @ rows.T @ rows)
+
+
 # Every invariant that an intervention may declare, and what it means. A new string without a check fails the test below.
 INVARIANTS: dict[str, Callable[[Case], None]] = {
     "orthogonal part kept": orthogonal_part_kept,
@@ -115,11 +128,18 @@ INVARIANTS: dict[str, Callable[[Case], None]] = {
     "other coordinates untouched": other_coordinates_untouched,
     "coordinates independent": coordinates_independent,
     "between its inputs": between_its_inputs,
+    "untouched where no rule fits": untouched_where_no_rule_fits,
+    "moves within the rules' span": moves_within_the_rules_span,
 }
 
 
 def _direction(rows: torch.Tensor) -> Direction:
     return Direction.from_raw({KEY: rows}, SITE, {KEY: {"mean_norm": 1.0}})
+
+
+def _bank(rows: torch.Tensor) -> RuleBank:
+    keys = rows / rows.norm(dim=1, keepdim=True)
+    return RuleBank(("this", "that"), {KEY: keys}, {KEY: rows.flip(1)}, {KEY: 0 * rows[0]}, SITE)
 
 
 MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
@@ -132,6 +152,7 @@ MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
     "SetNeurons": lambda rows, c: sa.SetNeurons(indices=(1, 4), values=(c, -c), site=SITE),
     "Affine": lambda rows, c: sa.Affine(scale=rows[0], offset=c * rows[1], site=SITE),
     "LogitMix": lambda rows, c: sa.LogitMix(site=SITE),
+    "RetrievedRules": lambda rows, c: sa.RetrievedRules(_bank(rows), m=2),
 }
 DECLARED = [(name, invariant) for name in MAKE for invariant in getattr(sa, name).invariants]
 

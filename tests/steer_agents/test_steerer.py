@@ -33,6 +33,7 @@ from steer_agents.fingerprint import model_fingerprint
 from steer_agents.interventions import Intervention
 from steer_agents.sites import Site, steerable
 from steer_agents.strength import Strength
+from steer_agents.training.mentor import RuleBank
 
 ALL = pairs()
 model_of = functools.cache(tiny)  # every test leaves the model as it found it, which some of them check
@@ -157,6 +158,7 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
         "cap": lambda: sa.Cap(direction, bound=1.0, strength=rows),
         "set-neurons": lambda: sa.SetNeurons(indices=(0,), values=1.0, site=site, strength=rows),
         "affine": lambda: sa.Affine(scale=torch.ones(WIDTH), offset=torch.ones(WIDTH), site=site, strength=rows),
+        "retrieved-rules": lambda: sa.RetrievedRules(bank_at_input(direction), threshold=0.0, strength=rows),
     }
     rows = torch.tensor([0.0, 0.5])
     x = torch.randn(2, WIDTH)
@@ -173,6 +175,12 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
 def direction_at_input(model: MLP, site: Site, rows: int) -> Direction:
     raw = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(0))
     return Direction.from_raw({"policy.0.mlp_neurons": raw}, site)
+
+
+def bank_at_input(direction: Direction) -> RuleBank:
+    """Two rules of opposite keys: one always fits."""
+    keys = {key: torch.cat([one, -one]) for key, one in direction.vectors.items()}
+    return RuleBank(("this", "that"), keys, keys, {key: 0 * one[0] for key, one in keys.items()}, direction.site)
 
 
 # ---- strength per row, live

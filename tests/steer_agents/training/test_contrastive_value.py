@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from policies.errors import BadArtifact, BadInput
+from steer_agents import recipe
 from steer_agents.learning.trainer import Settings
 from steer_agents.noise.parts import BestOfN
 from steer_agents.training.contrastive_value import (
@@ -145,6 +146,13 @@ def test_an_interrupted_run_ends_where_the_whole_one_does_and_its_file_is_the_sa
     assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
     calibrated = resumed.calibrated(good)
     again = ContrastiveValue.load(calibrated.save(tmp_path / "value.safetensors"))
+    (tmp_path / "best.yaml").write_text(
+        "recipe: 1\npolicy: flow-medium\nparts:\n  - best_of_n: value.safetensors\n    of: state\n    n: 3\n"
+    )
+    part = recipe.load(tmp_path / "best.yaml").parts[0].part
+    assert isinstance(part, BestOfN)
+    scores = part.score({"state": np.zeros((2, 2), dtype=np.float32)}, torch.zeros(2, 1, 2), torch.zeros(2, 1, 2))
+    assert torch.equal(scores, calibrated.q(torch.zeros(2, 4)))
     assert again.threshold == calibrated.threshold
     assert torch.equal(again.q(good[0]), whole.q(good[0]))
 
