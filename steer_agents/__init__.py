@@ -53,6 +53,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.setpoints": ("SetPoint",),
     "steer_agents.noise.noise_policy": ("NoisePolicy",),
     "steer_agents.guidance.guidance": ("RewardGuidance",),
+    "steer_agents.training.mentor": ("RetrievedRules",),
     "steer_agents.gates": (
         "Always",
         "Tokens",

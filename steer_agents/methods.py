@@ -67,6 +67,7 @@ class Method:
 
 _CALIBRATE, _BAKE = "steer_agents.calibrate", "steer_agents.baking"
 _FINDING, _LEARNING, _EDITS = "steer_agents.finding", "steer_agents.learning", "steer_agents.interventions"
+_JUDGING, _TRAINING = "steer_agents.evaluation.judging", "steer_agents.training"
 ANY, PROMPTED, SEEING, CHUNKS = "any network", "LLM agents", "VLAs", "flow, diffusion"
 
 METHODS: dict[str, Method] = {
@@ -136,6 +137,13 @@ METHODS: dict[str, Method] = {
     "sae": Method("learn", "steer_agents.sae.training:train_sae", "TopK SAEs, arXiv 2406.04093", "inputs", ANY, "one pass, minutes of training"),
     "bipo": Method("learn", "steer_agents.learning.preference:bipo", "BiPO, arXiv 2406.00045", "preferences, one layer", PROMPTED, "minutes of training"),
     "yapo": Method("learn", "steer_agents.learning.preference:yapo", "YaPO, arXiv 2601.08441", "preferences, an SAE", PROMPTED, "minutes of training"),
+    "steer-reweight": Method("train", f"{_TRAINING}.reweight:steer_reweight", "STEER, arXiv 2510.10150", "prompts, rewards that can be checked", PROMPTED, "minutes for a small model"),
+    "contrastive-value": Method("train", f"{_TRAINING}.contrastive_value:contrastive_value", "goal-conditioned reward models, arXiv 2407.13887", "features of successes and failures", ANY, "seconds"),
+    "mentor": Method("train", f"{_TRAINING}.mentor:rule_bank", "MENTOR, arXiv 2511.07107", "rules, situations of each", ANY, "two passes; a lookup a token", inspired=True),
+    "elo": Method("judge", f"{_JUDGING}.elo:elo", "Open Character Training, arXiv 2511.01689", "choices between two behaviours, or episodes", ANY, "two answers a game"),
+    "depth": Method("judge", f"{_JUDGING}.depth:depth", "Ideological Depth, arXiv 2508.21448", "a direction, both signs", ANY, "two runs a strength"),
+    "resistance": Method("judge", f"{_JUDGING}.attempts:resistance", "ESR, arXiv 2602.06941", "replies, a score", PROMPTED, "nothing"),
+    "harmonic": Method("judge", "steer_agents.evaluation.scores:harmonic", "CLaS-Bench, arXiv 2601.08331", "control and competence of items", ANY, "nothing"),
 }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from steer_agents.sae.edits import SaeClamp, SaeShift
 from steer_agents.sae.model import Form, Sae, Weights
 from steer_agents.sites import Site, Steerable, resolve, steerable
 from steer_agents.strength import Strength
+from steer_agents.training.mentor import RetrievedRules, RuleBank
 from steer_agents.vista import VisualAdd
 
 STATISTICS = {"mean_norm": 1.5, "sd": 0.5, "mean_projection": 0.3}
@@ -110,6 +111,16 @@ def sae_at(target: Any, site: Site) -> Sae:
     return sae_of(next(iter(widths(steerable(target), site).values())), site)
 
 
+def _rules(target: Any, site: Site, strength: Any, gate: Gate) -> RetrievedRules:
+    """Two rules of which the likelier one always fits."""
+    found = widths(steerable(target), site)
+    rows = {key: torch.randn(3, width, generator=torch.Generator().manual_seed(7)) for key, width in found.items()}
+    keys = {key: torch.cat([one[:1], -one[:1]]) / one[0].norm() for key, one in rows.items()}
+    vectors, means = {key: one[1:] for key, one in rows.items()}, {key: 0 * one[0] for key, one in rows.items()}
+    bank = RuleBank(("this", "or that"), keys, vectors, means, site)
+    return RetrievedRules(bank, strength=strength, threshold=0.0, gate=gate)
+
+
 # name -> (target, site, strength, gate) -> part, in the part's own unit
 PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
     "add": lambda t, site, s, gate: Add(direction_at(t, site), strength=s, gate=gate),
@@ -135,6 +146,7 @@ PARTS: dict[str, Callable[[Any, Site, Any, Gate], Intervention]] = {
     "sae-shift": lambda t, site, s, gate: SaeShift(
         sae_at(t, site), code=torch.linspace(0.1, 1, 12), site=site, strength=s, gate=gate
     ),
+    "retrieved-rules": _rules,
     "logit-mix": lambda t, site, s, gate: LogitMix(site=site, strength=s, gate=gate),
 }
 BLOCKS = Site("block_output", layer=(0, 2))

@@ -26,7 +26,7 @@ from steer_agents.guidance.scene import SceneReader, fixed, from_infos
 from steer_agents.interventions import Intervention
 from steer_agents.noise.maps import NoiseMap, from_description
 from steer_agents.noise.noise_policy import NoisePolicy
-from steer_agents.noise.parts import ConstantNoise
+from steer_agents.noise.parts import BestOfN, ConstantNoise
 from steer_agents.recipe.gates import Files, gate, site
 from steer_agents.routed import Bank, Routed
 from steer_agents.sae import edits as sae_edits
@@ -35,6 +35,8 @@ from steer_agents.setpoints import SetPoint
 from steer_agents.sites import Site
 from steer_agents.steerer import Part
 from steer_agents.strength import UNITS, Strength
+from steer_agents.training.contrastive_value import ContrastiveValue, state_and_chunk
+from steer_agents.training.mentor import RetrievedRules, RuleBank
 from steer_agents.vista import VisualAdd
 from steer_agents.yaml_nodes import Check, Node
 
@@ -248,6 +250,18 @@ PARTS: Mapping[str, PartKind] = {
         "noise chosen by a learned policy (a file)",
         lambda path, settings: NoisePolicy.load(path).sampled() if settings.get("sampled") else NoisePolicy.load(path),
         None, {"sampled": nodes.boolean},
+    ),
+    "best_of_n": PartKind(
+        "the best of several samples by a contrastive value (a file) of an observation's entry and the chunk",
+        lambda path, settings: BestOfN(
+            ContrastiveValue.load(path).score(state_and_chunk(settings["of"])), settings["n"], name="contrastive value"
+        ),
+        None, {"of": nodes.text, "n": nodes.integer}, ("of", "n"),
+    ),
+    "rules": PartKind(
+        "add the vectors of the rules that fit (a file of rules)",
+        lambda path, settings: RetrievedRules(RuleBank.load(path), **settings),
+        None, {"m": nodes.integer, "threshold": nodes.number}, (), "number", ("site", "gate"),
     ),
     "guidance": PartKind(
         "bend the path along the gradient of a reward program (a file)",

@@ -19,6 +19,7 @@ from steer_agents.interventions import Intervention
 from steer_agents.routed import Stage
 from steer_agents.sae.model import Sae, Weights
 from steer_agents.sites import Site
+from steer_agents.training.mentor import RuleBank
 
 D, KEY, SITE = 7, "s.0.block_output", Site("block_output", layer=0)
 
@@ -116,6 +117,18 @@ def change_in_the_span_of_the_decoder_rows(case: Case) -> None:
     same(case, change, change @ basis @ basis.T)
 
 
+def untouched_where_no_rule_fits(case: Case) -> None:
+    keys, _, mean = (one.double() for one in case.part.tensors_at(KEY))
+    fits = (torch.nn.functional.normalize(case.h - mean, dim=-1) @ keys.T > case.part.threshold).any(-1)
+    assert torch.equal(case.edit(case.h)[~fits], case.h[~fits])
+
+
+def moves_within_the_rules_span(case: Case) -> None:
+    moved = (case.edit(case.h) - case.h)[0]
+    rows = torch.linalg.qr(case.part.tensors_at(KEY)[1].double().T).Q.T
+    same(case, moved, moved @ rows.T @ rows)
+
+
 # Every invariant that an intervention may declare, and what it means. A new string without a check fails the test below.
 INVARIANTS: dict[str, Callable[[Case], None]] = {
     "orthogonal part kept": orthogonal_part_kept,
@@ -129,6 +142,8 @@ INVARIANTS: dict[str, Callable[[Case], None]] = {
     "norm not grown at 1": norm_not_grown_at_1,
     "between its inputs": between_its_inputs,
     "change in the span of the decoder rows": change_in_the_span_of_the_decoder_rows,
+    "untouched where no rule fits": untouched_where_no_rule_fits,
+    "moves within the rules' span": moves_within_the_rules_span,
 }
 
 
@@ -139,6 +154,11 @@ def _direction(rows: torch.Tensor) -> Direction:
 def _sae(rows: torch.Tensor) -> Sae:
     weights = Weights(rows.T.contiguous(), torch.zeros(2), rows, torch.ones(D), torch.zeros(2))
     return Sae(weights, Site(layer=0))
+
+
+def _bank(rows: torch.Tensor) -> RuleBank:
+    keys = rows / rows.norm(dim=1, keepdim=True)
+    return RuleBank(("this", "that"), {KEY: keys}, {KEY: rows.flip(1)}, {KEY: 0 * rows[0]}, SITE)
 
 
 MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
@@ -165,6 +185,7 @@ MAKE: dict[str, Callable[[torch.Tensor, float], Intervention]] = {
     "LogitMix": lambda rows, c: sa.LogitMix(site=SITE),
     "SaeClamp": lambda rows, c: sa.SaeClamp(_sae(rows), features=(1,), values=abs(c)),
     "SaeShift": lambda rows, c: sa.SaeShift(_sae(rows), code=torch.tensor([1.0, c])),
+    "RetrievedRules": lambda rows, c: sa.RetrievedRules(_bank(rows), m=2),
 }
 DECLARED = [(name, invariant) for name in MAKE for invariant in getattr(sa, name).invariants]
 

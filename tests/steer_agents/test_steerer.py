@@ -33,6 +33,7 @@ from steer_agents.fingerprint import model_fingerprint
 from steer_agents.interventions import Intervention
 from steer_agents.sites import Site, steerable
 from steer_agents.strength import Strength
+from steer_agents.training.mentor import RuleBank
 
 ALL = pairs()
 model_of = functools.cache(tiny)  # every test leaves the model as it found it, which some of them check
@@ -167,6 +168,7 @@ def test_an_overflow_in_a_row_that_is_not_steered_is_passed_on_as_it_is(kind: st
         ),
         "sae-clamp": lambda: sa.SaeClamp(sae_of(WIDTH, site), features=(0,), values=2.0, site=site, strength=rows),
         "sae-shift": lambda: sa.SaeShift(sae_of(WIDTH, site), code=torch.ones(12), site=site, strength=rows),
+        "retrieved-rules": lambda: sa.RetrievedRules(bank_at_input(direction), threshold=0.0, strength=rows),
     }
     rows, key = torch.tensor([0.0, 0.5]), "policy.0.mlp_neurons"
     x = torch.randn(2, WIDTH)
@@ -185,6 +187,12 @@ def direction_at_input(model: MLP, site: Site, rows: int) -> Direction:
     return Direction.from_raw({"policy.0.mlp_neurons": raw}, site)
 
 
+def bank_at_input(direction: Direction) -> RuleBank:
+    """Two rules of opposite keys: one always fits."""
+    keys = {key: torch.cat([one, -one]) for key, one in direction.vectors.items()}
+    return RuleBank(("this", "that"), keys, keys, {key: 0 * one[0] for key, one in keys.items()}, direction.site)
+
+
 # ---- strength per row, live
 
 
@@ -194,7 +202,8 @@ def test_a_batch_with_one_strength_per_row_equals_its_rows_one_by_one(name: str,
     before = outputs(model, batch)
     with sa.steer(model, part(kind, model, torch.tensor(strengths))):
         together = outputs(model, batch)
-    assert torch.equal(together[0], before[0])  # the row with strength 0 does not notice its mates
+    # The row with strength 0 does not notice its mates. A mixture groups its rows by expert, and so rounds by who comes along.
+    assert torch.equal(together[0], before[0]) or (name == "mixtral" and close(together[0], before[0]))
     for i, strength in enumerate(strengths):
         row = batch[i : i + 1] if torch.is_tensor(batch) else {key: value[i : i + 1] for key, value in batch.items()}
         with sa.steer(model, part(kind, model, strength)):
