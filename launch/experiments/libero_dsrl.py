@@ -19,7 +19,7 @@ controller .83)."""
 
 
 def settings(quick: bool) -> Settings:
-    """One seed of SAC (about 30 CPU minutes), or a short look that proves nothing (about 3)."""
+    """One seed of SAC (about 13 CPU minutes), or a short look that proves nothing (about 2)."""
     full = Settings(
         ("sac",), (0,), env_steps=60_000, evaluate_every=10_000, noise_map="repeat", validation_episodes=24, test_episodes=40,
         tickets=8, ticket_episodes=6, candidates=0,

@@ -69,7 +69,7 @@ class Settings:
 
 
 def settings(quick: bool) -> Settings:
-    """40 starts (about 25 minutes), or 4."""
+    """40 starts (about 8 minutes), or 4."""
     small = replace(
         Settings(),
         scene_episodes=4,
