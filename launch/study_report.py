@@ -164,9 +164,7 @@ def _dose(folder: Path, out: Path, title: str, question: str, command: str) -> s
     controls = _controls(folder / "episodes.parquet", table["measure"].unique())
     both = pd.concat([table, controls], ignore_index=True)
     measures = [target, *(name for name in told["curves"] if name != target)]
-    figures = [
-        dose_figure(both, name, usable=usable, knee=knees[0] if knees and name == target else None) for name in measures
-    ]
+    figures = [dose_figure(both, name, usable=usable, knees=knees if name == target else ()) for name in measures]
     sides = [front_figure(both, target, name) for name in measures[1:] if name != target]
     write_report(
         out,

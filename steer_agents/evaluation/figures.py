@@ -68,7 +68,7 @@ def dose_figure(
     *,
     label: str = "",
     usable: tuple[float, float] | None = None,
-    knee: float | None = None,
+    knees: Sequence[float] = (),
 ) -> Drawn:
     """One measure over the strength, with bands; the controls beside it.
 
@@ -76,7 +76,7 @@ def dose_figure(
         table: a curve table.
         measure: of it.
         label: of the axis, with its unit; the measure's name if empty.
-        usable: range of strengths that is shaded; knee: strength that is marked.
+        usable: range of strengths that is shaded; knees: strengths that are marked.
     Raises:
         BadInput: not a curve table, or no such measure.
     """
@@ -86,7 +86,7 @@ def dose_figure(
         if usable is not None:
             axes.axvspan(*usable, color=COLOURS["steered"], alpha=0.07, linewidth=0)
             axes.text(usable[1], 1.0, "usable ", transform=axes.get_xaxis_transform(), ha="right", va="top", color=SOFT)
-        if knee is not None:
+        for knee in knees:
             axes.axvline(knee, color=SOFT, linestyle=":", linewidth=1.2)
             axes.text(knee, 0.0, " knee", transform=axes.get_xaxis_transform(), ha="left", va="bottom", color=SOFT)
         unsteered = rows[rows["strength"] == 0]
@@ -104,7 +104,7 @@ def dose_figure(
     alt = (
         f"{measure} over strength: {first['mean']:.3g} at {first['strength']:g}, {last['mean']:.3g} at {last['strength']:g}"
         f"{'' if usable is None else f'; usable from {usable[0]:g} to {usable[1]:g}'}"
-        f"{'' if knee is None else f'; knee at {knee:g}'}."
+        f"{''.join(f'; knee at {knee:g}' for knee in knees)}."
     )
     return drawn, f"{measure} over the strength, with its interval. Dashed: unsteered.", alt
 

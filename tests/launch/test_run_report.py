@@ -149,12 +149,12 @@ def test_an_experiment_a_dose_study_and_a_sweep_have_pages(tmp_path: Path) -> No
     assert report_study(one, one / "r.html") == "It does."
     assert "9 pairs" in (one / "r.html").read_text()
     line = {"strengths": [-1, 0, 1], "values": [1, 2, 3], "low": [0, 1, 2], "high": [2, 3, 4]}
-    dose = {"target": "speed", "verdict": "steerable", "reasons": ["it moves"], "usable": [-1, 0.5], "knee": {"1": 0.5},
+    dose = {"target": "speed", "verdict": "steerable", "reasons": ["it moves"], "usable": [-1, 0.5], "knee": {"-1": -0.7, "1": 0.5},
             "curves": {"speed": line, "success": line}}  # fmt: skip
     two = tmp_path / "dose"
     write_json(two / "dose.json", dose)
     assert report_study(two, two / "r.html") == "steerable. it moves"
-    assert "usable from -1 to 0.5; knee at 0.5" in (two / "r.html").read_text()
+    assert "usable from -1 to 0.5; knee at -0.7; knee at 0.5" in (two / "r.html").read_text()
     write_json(two / "dose.json", {"target": "speed"})
     with pytest.raises(BadArtifact, match="not a dose study"):
         report_study(two, two / "r.html")

@@ -43,7 +43,7 @@ def texts(svg: bytes) -> list[str]:
 
 
 def test_a_dose_curve_has_its_line_its_control_and_its_usable_range() -> None:
-    svg, _caption, alt = dose_figure(curve(), "speed", label="speed [m/s]", usable=(-0.2, 0.2), knee=0.2)
+    svg, _caption, alt = dose_figure(curve(), "speed", label="speed [m/s]", usable=(-0.2, 0.2), knees=(-0.2, 0.2))
     told = " ".join(texts(svg))
     assert all(word in told for word in ("speed [m/s]", "strength", "usable", "knee", "steered", "random"))
     assert "0.14 at -0.4" in alt
