@@ -49,7 +49,8 @@ class Settings(EastSettings):
         alphas: strengths of EAST's dose curve; temperatures: of the other one.
         by_east, by_temperature: entropies asked for [bits].
         episodes: per condition.
-        test_seed: of the test episodes.
+        closed: time constant of the closed loop through EAST [decisions]; temperature keeps `Hold`'s own.
+        test_seed: of the test episodes. An earlier full run was on 7005, with `Hold`'s own time constant for EAST too.
     """
 
     n_arms: int = 5
@@ -61,7 +62,8 @@ class Settings(EastSettings):
     by_east: tuple[float, ...] = (0.6, 0.9, 1.2)
     by_temperature: tuple[float, ...] = (0.8, 1.2, 1.6)
     episodes: int = 16
-    test_seed: int = 7005
+    closed: float = 1.5
+    test_seed: int = 7006
 
 
 def settings(quick: bool) -> Settings:
@@ -108,13 +110,14 @@ class Lever:
         covered = tuning.monotone(self.strengths, self.values)
         return tuning.solve(self.strengths, self.values, float(np.clip(entropy, covered.min(), covered.max())))
 
-    def hold(self, entropy: float) -> Hold:
+    def hold(self, entropy: float, closed: float | None = None) -> Hold:
         """The closed loop; what the dose curve gives is where it starts."""
         return Hold(
             self.part(1.0),
             SetPoint("entropy_bits", entropy),
             (self.strengths[0], self.strengths[-1]),
             slope=tuning.slope(self.strengths, self.values),
+            closed=closed,
             start=self.solve(entropy),
         )
 
@@ -186,13 +189,13 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     episodes("unsteered", ())
     asked = [("EAST", one) for one in s.by_east] + [("temperature", one) for one in s.by_temperature]
     for name, entropy in asked:
-        ask("closed", name, entropy, found[name].hold(entropy))
+        ask("closed", name, entropy, found[name].hold(entropy, s.closed if name == "EAST" else None))
     for name, entropy in asked:
         ask("open", name, entropy, found[name].part(found[name].solve(entropy)))
     east = found["EAST"]
     assert east.direction is not None
     random = replace(east, direction=random_like(east.direction, seed=1))
-    ask("random", "EAST", s.by_east[-1], random.hold(s.by_east[-1]))
+    ask("random", "EAST", s.by_east[-1], random.hold(s.by_east[-1], s.closed))
     return _outcome(s, found, tables, pd.DataFrame(rows))
 
 
