@@ -226,9 +226,14 @@ def control_directions(here: Direction, differences: np.ndarray | None, n_random
 
 
 def shuffled_like(here: Direction, differences: np.ndarray, seed: int) -> Direction:
-    """The mean of the pair differences (n, D), each turned round or not by a coin, as long as the direction at one layer."""
+    """The mean of the pair differences (n, D), a drawn half of them turned round, as long as the direction at one layer.
+
+    Exactly half (of an odd number one is left out): by a coin for each, what all pairs share would stay with a small random weight,
+    and that is the direction itself, which is long again once its length is matched.
+    """
     (key,) = here.vectors
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], len(differences))
+    half = len(differences) // 2
+    signs = np.random.default_rng(seed).permutation(np.repeat([-1.0, 0.0, 1.0], [half, len(differences) % 2, half]))
     mean = torch.from_numpy((signs[:, None] * differences).mean(0))
     made = random_like(here, seed)
     return replace(made, vectors={key: (mean / mean.norm()).float()[None]}, method=f"shuffled labels {seed}")

@@ -2,7 +2,7 @@
 
 1. slowly          words minus none, on the scenes of all tasks
 2. one task        the same on the scenes of the first task only
-3. shuffled        the same pairs, each turned round or not by a coin
+3. shuffled        the same pairs, a drawn half of them turned round
 4. confounded      no words at all: scenes of the first task minus those of the others, as if slow examples were all of one task
 
 Strength and layer are those that `vla-speed` settles on, on other layouts; scenes for finding, for finding again and for the test are of

@@ -10,6 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 import launch.cli as cli
 import policies
@@ -95,6 +96,17 @@ def test_words_are_found_again_and_told_from_their_neighbours(vla: Trials) -> No
     again = gather(vla, shuffled, "speed", 1, 200)
     assert again.differences is None  # its method says that it is not of words
     assert "shuffled" in again.why
+
+
+@pytest.mark.parametrize("n", [20, 21])
+def test_shuffled_labels_leave_nothing_of_what_all_pairs_share(n: int) -> None:
+    here = Direction.from_raw({"s.0.block_output": torch.randn(1, 96)}, Site("block_output", layer=0))
+    shared = 10 * here.vectors["s.0.block_output"][0].double().numpy()
+    noise = np.random.default_rng(0).normal(size=(n, 96)) / 10
+    for seed in range(5):
+        made = shuffled_like(here, shared + noise, seed).vectors["s.0.block_output"][0]
+        assert float(made.norm()) == pytest.approx(1.0, abs=1e-5)
+        assert abs(float(made @ here.vectors["s.0.block_output"][0])) < 0.5
 
 
 def test_a_language_agent_is_stressed_on_prompts_and_wordings(tiny_llm: str) -> None:
