@@ -104,7 +104,7 @@ def outcome(subject: Subject, findings: Findings, margin: float) -> Outcome:
         f"Left out: {'; '.join(f'{name}: {why}' for name, why in findings.left_out.items())}.",
         f"Controls are as long as `{findings.along}`, the best of those that push along one direction, at its layer, strength and gate.",
         "Seconds are of the processor: of finding (what several methods share counts for the first of them) and of choosing.",
-        f"Layer, strength and gate were chosen on {len(base) and _count(findings)} candidates on other layouts than those of the test.",
+        f"Layer, strength and gate were chosen on {_count(findings)} candidates on other layouts than those of the test.",
         "Equal numbers of natural displacements are equally long pushes; other units are the method's own, named in column unit.",
     ]
     return Outcome(

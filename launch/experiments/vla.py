@@ -182,7 +182,7 @@ class Change:
     """How a measure changes against a base, paired by seed.
 
     Args:
-        value, low, high: of the difference, as a share of the base's mean or in the measure's unit; NaN without a pair.
+        value, low, high: of the difference, as a share of the size of the base's mean or in the measure's unit; NaN without a pair.
         success: difference of success, over all episodes.
         pairs: how many had the measure on both sides.
         comparison: the paired comparison itself; None without a pair.
@@ -208,7 +208,7 @@ def change(table: pd.DataFrame, base: pd.DataFrame, measure: str, relative: bool
     if not both.any():
         return Change(math.nan, math.nan, math.nan, success, 0, None)
     found = compare(table, base, measure, kind="continuous", missing="exclude")
-    unit = found.side_b.value if relative else 1.0
+    unit = abs(found.side_b.value) if relative else 1.0  # a mean below 0 must not turn the effect round
     return Change(found.value / unit, found.low / unit, found.high / unit, success, found.n, found)
 
 

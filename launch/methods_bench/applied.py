@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from launch.methods_bench.family import Family, Layer, as_long_as, parts, pushes
+from launch.methods_bench.family import Family, Layer, parts, pushes
 from launch.methods_bench.found import probed, sae_directions, saes
 from launch.methods_bench.learned import MULTIPLES
 from launch.methods_bench.subject import Attach, Subject
@@ -39,6 +39,7 @@ EDIT = "block_output"
 
 
 def norm_kept_add(subject: Subject) -> Family:
+    """Pushed, each token with its norm restored."""
     return pushes(subject, subject.natural(), edit=NormKeptAdd)
 
 
@@ -72,6 +73,7 @@ def _turned(subject: Subject) -> tuple[Direction, dict[int, float]]:
 
 
 def rotate(subject: Subject) -> Family:
+    """Turned from the mean activation towards the concept."""
     made, angles = _turned(subject)
 
     def make(layer: Layer, strength: float, gate: Gate) -> Rotate:
@@ -82,6 +84,7 @@ def rotate(subject: Subject) -> Family:
 
 
 def rotate_to(subject: Subject) -> Family:
+    """Turned to the angle that inputs with the concept have on average."""
     made, angles = _turned(subject)
 
     def make(layer: Layer, multiple: float, gate: Gate) -> RotateTo:
@@ -104,6 +107,7 @@ def interchanged(subject: Subject) -> Family:
 
 
 def clamp_natural(subject: Subject) -> Family:
+    """The projection that inputs with the concept have, and multiples of it."""
     where = subject.site(EDIT)
     found = natural_factor(subject.policy, subject.natural(), subject.positive, site=where)
 
@@ -202,7 +206,7 @@ def _codes(subject: Subject, inputs: Any) -> dict[int, torch.Tensor]:
 
 def baked(subject: Subject) -> Family:
     """The push in a bias: at all tokens, at all times."""
-    direction = as_long_as(subject.natural(), subject.natural())
+    direction = subject.natural()
     where = subject.site(EDIT)
 
     def attach(layer: Layer, strength: float, gate: Gate) -> Attach:
@@ -215,11 +219,11 @@ def baked(subject: Subject) -> Family:
 def steer2edit(subject: Subject) -> Family:
     """Heads and neurons of all layers; a larger strength is a weaker penalty."""
     inputs = subject.few([*subject.positive, *subject.negative], 128)
-    directions = {"attention": subject.natural("attention_output"), "mlp": subject.natural("mlp_output")}
+    attention, mlp = subject.natural("attention_output"), subject.natural("mlp_output")
 
     def attach(layer: Layer, strength: float, gate: Gate) -> Attach:
         return lambda policy: edit_components(
-            policy, inputs, rho_attention=0.3 / strength, rho_mlp=0.5 / strength, **directions
+            policy, inputs, attention=attention, mlp=mlp, rho_attention=0.3 / strength, rho_mlp=0.5 / strength
         )
 
     return Family(attach, ("all",), strengths=(0.5, 0.35, 0.7), unit="default rho divided by", gated=False)
@@ -228,12 +232,14 @@ def steer2edit(subject: Subject) -> Family:
 def casal(subject: Subject) -> Family:
     """Pushed along where steering is wanted, against it elsewhere: the method's own two sides."""
     pairs = list(zip(subject.negative, subject.offers["when"], strict=True))
-    sides = {"positive": [one for one, on in pairs if on], "negative": [one for one, on in pairs if not on]}
-    direction = as_long_as(subject.natural(), subject.natural())
+    along, against = [one for one, on in pairs if on], [one for one, on in pairs if not on]
+    direction = subject.natural()
     tokens: Any = subject.site(EDIT).tokens
 
     def attach(layer: Layer, strength: float, gate: Gate) -> Attach:
         assert isinstance(layer, int)
-        return lambda policy: fit_casal(policy, direction.at(layer), strength=strength, tokens=tokens, **sides)
+        return lambda policy: fit_casal(
+            policy, direction.at(layer), positive=along, negative=against, strength=strength, tokens=tokens
+        )
 
     return Family(attach, subject.layers, gated=False)

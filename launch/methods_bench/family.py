@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from launch.methods_bench.subject import Attach, Subject
+from steer_agents import sites
 from steer_agents.direction import Direction
 from steer_agents.gates import Gate
 from steer_agents.interventions import Add, Intervention
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength
 
-Layer = int | str | tuple[int, ...]
+Layer = sites.Layer | tuple[sites.Layer, ...]
 STRENGTHS = (1.0, 0.6, 1.5)
 """In natural displacements: the first is tried at every layer, the others at the best one."""
 
@@ -46,11 +47,6 @@ def attached(*parts: Any) -> Attach:
     return lambda policy: steer(policy, *parts)
 
 
-def kind_of(direction: Direction) -> str:
-    """Site kind that a direction lies at."""
-    return direction.site.kind
-
-
 def as_long_as(direction: Direction, other: Direction) -> Direction:
     """A direction whose unit "beta" is the other's raw length at every location."""
     entries = {
@@ -64,8 +60,8 @@ def pushes(
     subject: Subject, direction: Direction, layers: tuple[Layer, ...] | None = None, edit: type[Any] = Add
 ) -> Family:
     """Pushed along by multiples of the natural displacement, whatever length the method gave it."""
-    scaled = as_long_as(direction, subject.natural(kind_of(direction)))
-    where = subject.site(kind_of(direction))
+    scaled = as_long_as(direction, subject.natural(direction.site.kind))
+    where = subject.site(direction.site.kind)
 
     def attach(layer: Layer, strength: float, gate: Gate) -> Attach:
         site = replace(where, layer=layer)

@@ -33,6 +33,7 @@ def contrast(name: str) -> Any:
 
 
 def mean_difference(subject: Subject) -> Family:
+    """Words minus no words."""
     return pushes(subject, subject.natural())
 
 
@@ -58,6 +59,7 @@ def weighted(subject: Subject) -> Family:
 
 
 def efficiency(subject: Subject) -> Family:
+    """Short successes against long ones, turned to the concept."""
     found = find(
         subject.policy, "efficiency", attempts=subject.offers["attempts"], max_ratio=0.95, site=subject.site("block_output")
     )  # fmt: skip
@@ -65,6 +67,7 @@ def efficiency(subject: Subject) -> Family:
 
 
 def purified(subject: Subject) -> Family:
+    """Without what other words share with it."""
     nuisances = [
         find(subject.policy, "mean-difference", positive=other, negative=subject.negative, site=subject.site("block_output"))
         for other in subject.offers["nuisances"]
@@ -73,6 +76,7 @@ def purified(subject: Subject) -> Family:
 
 
 def conceptor(subject: Subject) -> Family:
+    """Passed through, not pushed."""
     found, where = contrasted(subject, "conceptor"), subject.site("block_output")
 
     def make(layer: Layer, strength: float, gate: Gate) -> SoftProject:
@@ -82,11 +86,13 @@ def conceptor(subject: Subject) -> Family:
 
 
 def behaviour(subject: Subject) -> Family:
+    """Scenes where the policy did much of it against those where it did little."""
     found = find(subject.policy, "behaviour-contrast", site=subject.site("block_output"), **subject.offers["behaviour"])
     return pushes(subject, _signed(subject, found))
 
 
 def action_gradient(subject: Subject) -> Family:
+    """Where the actions themselves would go."""
     found = find(
         subject.policy, "action-gradient", scenes=subject.negative, functional=subject.offers["functional"],
         site=subject.site("block_output"),
@@ -95,6 +101,7 @@ def action_gradient(subject: Subject) -> Family:
 
 
 def grains(subject: Subject) -> Family:
+    """Without the tokens that attribution names."""
     inputs, steps = subject.few(subject.negative, 4 if subject.quick else 24), 4 if subject.quick else 16
     found = find(
         subject.policy, "grains", inputs=inputs, functional=subject.offers["functional"], steps=steps, site=subject.site("block_output")
@@ -103,6 +110,7 @@ def grains(subject: Subject) -> Family:
 
 
 def vocabulary(subject: Subject) -> Family:
+    """Neurons whose value vectors say the word, set to a value."""
     found = find(subject.policy, "vocabulary", concept=subject.offers["word"], max_neurons=10)
     where = replace(subject.site("mlp_neurons"), layer=found.site.layer)
 
@@ -113,6 +121,7 @@ def vocabulary(subject: Subject) -> Family:
 
 
 def foxp2(subject: Subject) -> Family:
+    """At the neurons of a window of layers that the method chooses."""
     found = find(
         subject.policy, "foxp2", positive=subject.positive, negative=subject.negative, site=subject.site("mlp_neurons")
     )
@@ -157,6 +166,7 @@ def sae_directions(subject: Subject) -> dict[int, Direction]:
 
 
 def sae_features(subject: Subject) -> Family:
+    """The features' decoder rows, at the layer of each SAE."""
     found = list(sae_directions(subject).values())
     joined = replace(
         found[0],

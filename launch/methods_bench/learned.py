@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from launch.methods_bench.family import Family, Layer, as_long_as, parts
+from launch.methods_bench.family import Family, Layer, parts
 from launch.methods_bench.subject import Subject
 from steer_agents.affine_maps import Transport
 from steer_agents.gates import Gate
@@ -55,6 +55,7 @@ def steps(count: int, learning_rate: float, batch_size: int = 8) -> Any:
 
 
 def cdas(subject: Subject) -> Family:
+    """A direction of each layer by interchange, clamped to multiples of its projection."""
     where = subject.site("block_output")
     count = 8 if subject.quick else 24
     sides = {"positive": subject.few(subject.positive, count), "negative": subject.few(subject.negative, count)}
@@ -84,7 +85,7 @@ def guiding_giants(subject: Subject) -> Family:
         subject.policy, "guiding-giants", positive=[one for one, on in pairs if on], negative=[one for one, on in pairs if not on],
         site=replace(subject.site("block_output"), layer=reads), steer_layers=steered, hidden=64, settings=steps(400, 1e-3, 32)(subject),
     )  # fmt: skip
-    direction = as_long_as(subject.natural(), subject.natural())
+    direction = subject.natural()
     where = subject.site("block_output")
 
     def make(layer: Layer, strength: float, gate: Gate) -> Add:

@@ -1,8 +1,8 @@
 """The same for every method: layer, strength and gate chosen on choice seeds, then one run on the test seeds.
 
 The choice, in steps, so that a method costs few episodes: every layer at the first strength and gate; at the best of them the other
-strengths; at the best of those the other gates. Best is the largest effect in the wanted direction among those that lose no more success than the
-margin; where none does, the one with the most success. Effects are paired with the unsteered policy by seed.
+strengths; at the best of those the other gates. Best is the largest effect in the wanted direction among those that lose no more success
+than the margin; where none does, the one with the most success. Effects are paired with the unsteered policy by seed.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ from launch.experiments.base import Say
 from launch.methods_bench import protocol
 from launch.methods_bench.family import Family
 from launch.methods_bench.protocol import TEST, Choice, choose
+from launch.methods_bench.ranking import measured, ranked
 from launch.methods_bench.subject import Subject, Trial
-from launch.methods_bench.table import ENTRIES, REFERENCE
-from policies.errors import BadInput, SteerError, nearest
+from launch.methods_bench.table import REFERENCE, accounted, entry_of
+from policies.errors import SteerError, UnknownName, nearest
 from steer_agents.direction import Direction
 from steer_agents.finding.controls import permuted_like, random_like
 
@@ -56,13 +57,14 @@ def wanted(methods: Iterable[str]) -> list[str]:
     """Names in the order of the table, all of them where none are given; the reference is always among them.
 
     Raises:
-        BadInput: a name that has no row.
+        UnknownName: no such method.
     """
-    asked = list(methods) or list(ENTRIES)
+    known = accounted()
+    asked = list(methods) or known
     for name in asked:
-        if name not in ENTRIES:
-            raise BadInput(f"methods compare: method {name!r} is unknown{nearest(name, ENTRIES)}")
-    return [name for name in ENTRIES if name in asked or name == REFERENCE]
+        if name not in known:
+            raise UnknownName(f"methods compare: method {name!r} is unknown{nearest(name, known)}")
+    return [name for name in known if name in asked or name == REFERENCE]
 
 
 def compare_all(
@@ -96,7 +98,7 @@ def _built(
     subject: Subject, name: str, findings: Findings, choices: dict[str, Choice], base: pd.DataFrame, margin: float
 ) -> Built | None:  # fmt: skip
     """A method found and chosen; None where it is left out."""
-    entry = ENTRIES[name]
+    entry = entry_of(name)
     reason = entry.reason(subject)
     if reason is not None or entry.build is None:
         findings.left_out[name] = reason or ""
@@ -134,8 +136,6 @@ def _controls(
     findings: Findings, subject: Subject, margin: float, n_random: int, n_permuted: int, say: Say
 ) -> None:  # fmt: skip
     """Zero strength, the direction turned round, random and permuted ones, at the layer, strength and gate of the best push."""
-    from launch.methods_bench.ranking import measured, ranked
-
     pushed = {name: findings.tables[name] for name, one in findings.built.items() if one.family.direction is not None}
     table = ranked(measured(pushed, findings.tables[UNSTEERED], subject.measure), subject.sign, margin)
     findings.along = str(table["name"].iloc[0])

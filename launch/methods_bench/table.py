@@ -1,14 +1,15 @@
-# ruff: noqa: E501 (one row of the table, one line)
 """How each method of the library is run here, or why it is not: one row for every row of `METHODS` that a policy can be steered by."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from launch.methods_bench import applied, found, learned
 from launch.methods_bench.family import Family
 from launch.methods_bench.subject import NEEDS, Subject
+from steer_agents.methods import METHODS
 
 KINDS = ("find", "learn", "control", "apply", "calibrate", "bake")
 """Kinds of methods that are accounted for; agents are trained and effects judged elsewhere."""
@@ -107,3 +108,20 @@ ENTRIES: dict[str, Entry] = {
     "bipo": Entry(needs=("preferences",), why="trained on preferences"),
     "yapo": Entry(needs=("preferences",), why="trained on preferences"),
 }  # fmt: skip
+
+
+def accounted() -> list[str]:
+    """Every method of `KINDS`, those of the table first: a method that was added elsewhere is among them."""
+    return [*ENTRIES, *(name for name, one in METHODS.items() if one.kind in KINDS and name not in ENTRIES)]
+
+
+def entry_of(name: str) -> Entry:
+    """The row of a method; one without a row is run if two sets of inputs are all that it needs."""
+    if name in ENTRIES:
+        return ENTRIES[name]
+    required = {
+        key for key, one in inspect.signature(METHODS[name].load()).parameters.items() if one.default is one.empty
+    }
+    if METHODS[name].kind == "find" and required == {"target", "positive", "negative"}:
+        return Entry(found.contrast(name))
+    return Entry(why="has no row in launch/methods_bench/table.py, and needs more than two sets of inputs")

@@ -52,7 +52,7 @@ ADVERBS: dict[str, Adverb] = {
 
 
 LAYERS: dict[str, tuple[int, ...]] = {"tiny-vla": (0, 1), "smol-vla-135m": (6, 10)}
-"""Layers that are tried: of 4 and of 30."""
+"""Layers that are tried: of 4 and of 12."""
 
 
 def subject(asked: Asked) -> Subject:
@@ -92,7 +92,9 @@ def subject(asked: Asked) -> Subject:
             "functional": adverb.functional,
             "word": adverb.words,
             "nuisances": [said(words) for words in adverb.others],
-            "when": [held and scene["info"]["height"] > TRANSIT for held, scene in zip(carried, scenes, strict=True)],
+            "when": [
+                bool(held and scene["info"]["height"] > TRANSIT) for held, scene in zip(carried, scenes, strict=True)
+            ],
             "behaviour": _behaviour(scenes, bare, adverb.observed, list(zip(tasks_of, carried, strict=True))),
             "attempts": _attempts(scenes, bare, rows),
         },
