@@ -593,7 +593,9 @@ def main() -> None:
     """Entry point of `steer-agents`."""
     try:
         args = cli_robot.robot_arguments()
-        if args and args[0] in GROUPS:
+        if args[:2] == ["methods", "compare"]:
+            tyro.cli(cli_methods.compare, prog="steer-agents methods compare", args=args[2:])
+        elif args and args[0] in GROUPS:
             GROUPS[args[0]].cli(prog=f"steer-agents {args[0]}", args=args[1:])
         else:
             app.cli(prog="steer-agents", description="Steer pretrained policies at run time.", args=args)

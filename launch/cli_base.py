@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,12 @@ app = tyro.extras.SubcommandApp()
 OUT = Console(highlight=False)
 
 
-def print_rows(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
-    """A list of equal dicts as a table, or as JSON; brackets in texts are shown, not read as styles."""
+def print_rows(rows: list[dict[str, Any]], title: str, as_json: bool, whole: Collection[str] = ()) -> None:
+    """A list of equal dicts as a table, or as JSON; brackets in texts are shown, not read as styles.
+
+    Args:
+        whole: columns that are never broken into lines: names, which are copied from the table.
+    """
     if as_json:
         from steer_agents.runs import jsonable
 
@@ -27,7 +32,7 @@ def print_rows(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
         return
     table = Table(title=escape(title), title_justify="left", header_style="bold")
     for name in rows[0] if rows else []:
-        table.add_column(escape(str(name)), overflow="fold")
+        table.add_column(escape(str(name)), overflow="fold", no_wrap=name in whole)
     for row in rows:
         table.add_row(*[_cell(value) for value in row.values()])
     OUT.print(table)

@@ -103,6 +103,10 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.stress",
         "the fragility battery on a direction of a VLA, beside one of one task, a shuffled and a confounded one",
     ),
+    "methods-bench": Entry(
+        "launch.experiments.methods_bench",
+        "every method that fits a policy and a concept, under one protocol, ranked beside random directions and the prompt",
+    ),
     "libero-speed": Entry(
         "launch.experiments.libero_speed",
         "LIBERO: slower and faster along one direction of a flow policy (needs hf-libero)",

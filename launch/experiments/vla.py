@@ -8,8 +8,8 @@ so that nothing else differs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Condition:
         adverb: what is said besides.
         temperature: at which tokens are drawn; 0 takes the likeliest.
         dose: signed strength, where the condition lies on a dose curve.
+        attach: what steers in place of a part: policy -> context manager, e.g. several parts, or edited weights.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Condition:
     adverb: str = ""
     temperature: float = 0.0
     dose: float | None = None
+    attach: Callable[[Any], AbstractContextManager[Any]] | None = None
 
 
 class Bench:
@@ -85,10 +87,18 @@ class Bench:
 
     def scenes(self, episodes: int, first_seed: int = SCENES) -> list[dict[str, Any]]:
         """What the unsteered policy decides on, over `episodes` of every task, see `evaluate`."""
+        return self.watched(episodes, first_seed)[0]
+
+    def watched(
+        self, episodes: int, first_seed: int = SCENES
+    ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Scenes as in `scenes`, and the row of `evaluate` of each of their episodes by its name."""
         seen: list[dict[str, Any]] = []
+        rows: dict[str, dict[str, Any]] = {}
         for task, layouts in self._layouts(first_seed, episodes):
-            evaluate(self.policy, task, layouts, 0, watch=seen.append)
-        return seen
+            found = evaluate(self.policy, task, layouts, 0, watch=seen.append)
+            rows |= {f"{task} {number}": row for number, row in enumerate(found)}
+        return seen, rows
 
     def direction(self, scenes: Sequence[Mapping[str, Any]], words: str, kind: str = "block_output") -> Direction:
         """Words minus no words, at every layer."""
@@ -105,7 +115,7 @@ class Bench:
         if place.exists():
             return pd.read_parquet(place)
         rows: list[dict[str, Any]] = []
-        with _attached(self.policy, condition.part), self._at(condition.temperature):
+        with _attached(self.policy, condition), self._at(condition.temperature):
             for task, layouts in self._layouts(first_seed, count):
                 rows += evaluate(self.policy, task, layouts, 0, say=lambda text: self.said(text, condition.adverb))
         table = pd.DataFrame(rows).assign(condition=condition.name, errored=False)
@@ -152,11 +162,12 @@ class Bench:
 
 
 @contextmanager
-def _attached(policy: Policy, part: Intervention | None) -> Iterator[None]:
-    if part is None:
-        yield
-        return
-    with steer(policy, part):
+def _attached(policy: Policy, condition: Condition) -> Iterator[None]:
+    with ExitStack() as stack:
+        if condition.part is not None:
+            stack.enter_context(steer(policy, condition.part))
+        if condition.attach is not None:
+            stack.enter_context(condition.attach(policy))
         yield
 
 
@@ -171,7 +182,7 @@ class Change:
     """How a measure changes against a base, paired by seed.
 
     Args:
-        value, low, high: of the difference, as a share of the base's mean or in the measure's unit; NaN without a pair.
+        value, low, high: of the difference, as a share of the size of the base's mean or in the measure's unit; NaN without a pair.
         success: difference of success, over all episodes.
         pairs: how many had the measure on both sides.
         comparison: the paired comparison itself; None without a pair.
@@ -197,7 +208,7 @@ def change(table: pd.DataFrame, base: pd.DataFrame, measure: str, relative: bool
     if not both.any():
         return Change(math.nan, math.nan, math.nan, success, 0, None)
     found = compare(table, base, measure, kind="continuous", missing="exclude")
-    unit = found.side_b.value if relative else 1.0
+    unit = abs(found.side_b.value) if relative else 1.0  # a mean below 0 must not turn the effect round
     return Change(found.value / unit, found.low / unit, found.high / unit, success, found.n, found)
 
 

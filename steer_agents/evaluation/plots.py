@@ -196,13 +196,14 @@ def dose_curve(
         return _png(figure)
 
 
-def effect_and_damage(table: pd.DataFrame, *, label: str, damage_label: str, title: str) -> bytes:
+def effect_and_damage(table: pd.DataFrame, *, label: str, damage_label: str, title: str, joined: bool = True) -> bytes:
     """What steering does against what it costs, one point per strength; down and to either side is better.
 
     Args:
-        table: columns name, effect, low, high, damage, damage_low, damage_high, role; steered points are named and joined in their order.
+        table: columns name, effect, low, high, damage, damage_low, damage_high, role; steered points are named.
         label: of the effect, with its unit; damage_label: of the damage.
         title: what the plot shows.
+        joined: draw a line through the steered points in their order, which are strengths of one steering.
     Returns:
         a PNG image.
     Raises:
@@ -214,7 +215,8 @@ def effect_and_damage(table: pd.DataFrame, *, label: str, damage_label: str, tit
     with rc_context(_STYLE):
         figure, axes = _figure(height=4.6)
         steered = table[table["role"] == "steered"]
-        axes.plot(steered["effect"], steered["damage"], color=COLOURS["steered"], linewidth=1, alpha=0.6)
+        if joined:
+            axes.plot(steered["effect"], steered["damage"], color=COLOURS["steered"], linewidth=1, alpha=0.6)
         told: set[str] = set()
         for row in table.to_dict("records"):
             role = str(row["role"])
