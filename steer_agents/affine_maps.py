@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from policies.errors import BadArtifact, BadInput, NonFinite, SteerError
-from steer_agents import artifacts
+from policies.errors import BadInput, NonFinite
+from steer_agents import kept
 from steer_agents.fingerprint import data_fingerprint
 from steer_agents.interventions import Intervention, affine
-from steer_agents.runs import jsonable, write_bytes
 from steer_agents.sites import Site, site_from
 from steer_agents.strength import Strength
 
@@ -78,21 +77,15 @@ class AffineMap:
     def save(self, path: str | Path) -> Path:
         """Write one `.safetensors` file, whole or not at all."""
         names = ("scale", "offset", *(("low", "high") if self.low else ()))
-        tensors = {
-            f"{name}/{key}": value.detach().float().cpu().contiguous().clone()
-            for name in names
-            for key, value in getattr(self, name).items()
-        }
+        tensors = {f"{name}/{key}": value.float() for name in names for key, value in getattr(self, name).items()}
         header = {
-            "schema": artifacts.SCHEMA,
-            "kind": KIND,
             "method": self.method,
             "site": self.site.describe(),
             "keys": list(self.scale),
             "model": self.model,
             "info": self.info,
         }
-        return write_bytes(Path(path).expanduser(), artifacts.encode(jsonable(header), tensors))
+        return kept.save(path, KIND, header, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> AffineMap:
@@ -101,23 +94,16 @@ class AffineMap:
         Raises:
             BadArtifact: the file is damaged or holds something else.
         """
-        header, tensors = artifacts.read(Path(path).expanduser())
-        if header.get("kind") != KIND:
-            raise BadArtifact(
-                f"{path} holds {header.get('kind', 'a direction')!r}, expected {KIND!r} (AffineMap.save)."
-            )
-        found: dict[str, dict[str, torch.Tensor]] = {name: {} for name in ("scale", "offset", "low", "high")}
-        try:
-            for key in header["keys"]:
-                for name in found:
-                    if f"{name}/{key}" in tensors:
-                        found[name][key] = tensors[f"{name}/{key}"]
+
+        def made(header: dict[str, Any], tensors: kept.Tensors) -> AffineMap:
+            found: dict[str, dict[str, torch.Tensor]] = {name: {} for name in ("scale", "offset", "low", "high")}
+            for name, value in tensors.items():
+                part, _, key = name.partition("/")
+                found[part][key] = value
             rest = {name: header[name] for name in ("method", "model", "info")}
             return cls(found["scale"], found["offset"], site_from(header["site"]), found["low"], found["high"], **rest)
-        except (SteerError, KeyError, TypeError, ValueError) as error:
-            raise BadArtifact(
-                f"{path}: its header does not describe an affine map ({error}); make it again."
-            ) from error
+
+        return kept.load(path, KIND, made)
 
 
 @dataclass(frozen=True, kw_only=True)

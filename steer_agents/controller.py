@@ -24,11 +24,10 @@ from typing import Any
 import torch
 
 from policies.base import Context
-from policies.errors import BadArtifact, BadInput, NonFinite, SteerError
-from steer_agents import artifacts
+from policies.errors import BadInput, NonFinite
+from steer_agents import kept
 from steer_agents.fingerprint import data_fingerprint
 from steer_agents.gates import Gate, Weight
-from steer_agents.runs import jsonable, write_bytes
 from steer_agents.sites import Site, site_from
 from steer_agents.tokens import Pass, as_scope
 
@@ -104,16 +103,9 @@ class Controller(Gate):
     def save(self, path: str | Path) -> Path:
         """Write one `.safetensors` file, whole or not at all."""
         header = {
-            "schema": artifacts.SCHEMA,
-            "kind": KIND,
-            "reads": self.reads_at,
-            "steers": self.steers,
-            "site": self.site.describe(),
-            "model": self.model,
-            "info": self.info,
-        }
-        tensors = {name: value.detach().float().cpu().contiguous().clone() for name, value in self.tensors.items()}
-        return write_bytes(Path(path).expanduser(), artifacts.encode(jsonable(header), tensors))
+            "reads": self.reads_at, "steers": self.steers, "site": self.site.describe(), "model": self.model, "info": self.info
+        }  # fmt: skip
+        return kept.save(path, KIND, header, {name: value.float() for name, value in self.tensors.items()})
 
     @classmethod
     def load(cls, path: str | Path) -> Controller:
@@ -122,18 +114,12 @@ class Controller(Gate):
         Raises:
             BadArtifact: the file is damaged or holds something else.
         """
-        header, tensors = artifacts.read(Path(path).expanduser())
-        if header.get("kind") != KIND:
-            raise BadArtifact(
-                f"{path} holds {header.get('kind', 'a direction')!r}, expected {KIND!r} (Controller.save)."
-            )
-        try:
+
+        def made(header: dict[str, Any], tensors: kept.Tensors) -> Controller:
             places = tuple(header["reads"]), tuple(header["steers"])
             return cls(*places, tensors, site_from(header["site"]), header["model"], header["info"])
-        except (SteerError, KeyError, TypeError, ValueError) as error:
-            raise BadArtifact(
-                f"{path}: its header does not describe a controller ({error}); train it again."
-            ) from error
+
+        return kept.load(path, KIND, made)
 
 
 def check_order(reads_at: tuple[str, ...], steers: tuple[str, ...]) -> None:

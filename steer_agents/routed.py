@@ -18,12 +18,11 @@ from typing import Any
 
 import torch
 
-from policies.errors import BadArtifact, BadInput, NonFinite, WrongWidth
-from steer_agents import artifacts
+from policies.errors import BadInput, NonFinite, WrongWidth
+from steer_agents import kept
 from steer_agents.direction import Direction
 from steer_agents.fingerprint import data_fingerprint
 from steer_agents.interventions import Intervention
-from steer_agents.runs import write_bytes
 from steer_agents.sites import Site, site_from
 from steer_agents.strength import Strength
 
@@ -93,23 +92,9 @@ class Bank:
 
     def save(self, path: str | Path) -> Path:
         """Write one `.safetensors` file, whole or not at all."""
-        path = Path(path).expanduser()
-        if path.suffix != artifacts.SUFFIX:
-            raise BadInput(f"save: a bank is written to a {artifacts.SUFFIX} file, got {str(path)!r}.")
-        tensors = {
-            f"{key}/{name}": getattr(stage, name).detach().cpu().contiguous().clone()
-            for key, stage in self.stages.items()
-            for name in _NAMES
-        }
-        header = {
-            "schema": artifacts.SCHEMA,
-            "kind": KIND,
-            "site": self.site.describe(),
-            "keys": list(self.stages),
-            "model": dict(self.model),
-            "info": dict(self.info),
-        }
-        return write_bytes(path, artifacts.encode(header, tensors))
+        tensors = {f"{key}/{name}": getattr(stage, name) for key, stage in self.stages.items() for name in _NAMES}
+        header = {"site": self.site.describe(), "keys": list(self.stages), "model": self.model, "info": self.info}
+        return kept.save(path, KIND, header, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> Bank:
@@ -118,14 +103,12 @@ class Bank:
         Raises:
             BadArtifact: missing, damaged, changed, or no bank.
         """
-        path = Path(path).expanduser()
-        header, tensors = artifacts.read(path)
-        if header.get("kind") != KIND:
-            raise BadArtifact(
-                f"{path} is an artifact, but no bank; directions are read with steer_agents.artifacts.load."
-            )
-        stages = {key: Stage(*(tensors[f"{key}/{name}"] for name in _NAMES)) for key in header["keys"]}
-        return cls(stages, site_from(header["site"]), header["model"], header["info"])
+
+        def made(header: dict[str, Any], tensors: kept.Tensors) -> Bank:
+            stages = {key: Stage(*(tensors[f"{key}/{name}"] for name in _NAMES)) for key in header["keys"]}
+            return cls(stages, site_from(header["site"]), header["model"], header["info"])
+
+        return kept.load(path, KIND, made)
 
 
 @dataclass(frozen=True, kw_only=True)

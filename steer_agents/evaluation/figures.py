@@ -16,6 +16,7 @@ Every function gives (SVG, caption, alternative text), as `write_report` takes f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from policies.errors import BadArtifact, BadInput, NonFinite, RunMismatch
-from steer_agents import artifacts
-from steer_agents.runs import jsonable, write_bytes, write_json
+from policies.errors import BadInput, NonFinite, RunMismatch
+from steer_agents import kept
+from steer_agents.runs import jsonable, write_json
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "training.json"
 _KIND = "learning"
@@ -253,9 +253,7 @@ class _Run:
         for index, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in entry.items() if torch.is_tensor(value)}
         state = {name: getattr(self, name) for name in ("step", "best_step", "best", "stale", "curve")}
-        header = {"schema": artifacts.SCHEMA, "kind": _KIND, "asked": self.asked, "state": state}
-        owned = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
-        write_bytes(self.folder / CHECKPOINT, artifacts.encode(jsonable(header), owned))
+        kept.save(self.folder / CHECKPOINT, _KIND, {"asked": self.asked, "state": state}, tensors)
         write_json(self.folder / CURVE, {**self.asked, **state})
 
     def restore(self) -> bool:
@@ -263,9 +261,7 @@ class _Run:
         path = None if self.folder is None else self.folder / CHECKPOINT
         if path is None or not path.exists():
             return False
-        header, tensors = artifacts.read(path)
-        if header.get("kind") != _KIND:
-            raise BadArtifact(f"{path} is no checkpoint of a learned method; use another folder.")
+        header, tensors = kept.load(path, _KIND, lambda *parts: parts)
         if header["asked"] != self.asked:
             keys = {*header["asked"], *self.asked}
             changed = sorted(key for key in keys if header["asked"].get(key) != self.asked.get(key))

@@ -22,11 +22,10 @@ from typing import Any
 
 import torch
 
-from policies.errors import BadArtifact, BadInput, NonFinite
-from steer_agents import artifacts
+from policies.errors import BadInput, NonFinite
+from steer_agents import kept
 from steer_agents.direction import Direction
 from steer_agents.interventions import Intervention
-from steer_agents.runs import write_bytes
 from steer_agents.sae import files
 from steer_agents.sae.model import NORMS, Form, Sae, Weights, encode, moved
 from steer_agents.sites import Site
@@ -164,9 +163,8 @@ class SaeShift(_InCode):
 
     def save(self, path: str | Path) -> Path:
         """Write SAE and code to one `.safetensors` file; the strength, site and gate are not part of it."""
-        header = {**files.header_of(self.sae), "holds": "sae shift", "shift_info": self.info}
-        tensors = {**files.tensors_of(self.sae), "code": self.code.detach().float().cpu().contiguous().clone()}
-        return write_bytes(Path(path).expanduser(), artifacts.encode(header, tensors))
+        header = {**files.header_of(self.sae), "shift_info": self.info}
+        return kept.save(path, "sae shift", header, {**files.tensors_of(self.sae), "code": self.code.float()})
 
     @classmethod
     def load(cls, path: str | Path, **settings: Any) -> SaeShift:
@@ -175,14 +173,12 @@ class SaeShift(_InCode):
         Raises:
             BadArtifact: missing, damaged, or another thing.
         """
-        path = Path(path).expanduser()
-        header, tensors = artifacts.read(path)
-        if header.get("holds") != "sae shift" or "code" not in tensors:
-            raise BadArtifact(
-                f"{path} holds no shift of an SAE's code but {header.get('holds', 'a direction')!r}; learn one with YaPO."
-            )
-        sae = files.sae_of(header, tensors, path)
-        return cls(sae, code=tensors["code"], info=dict(header.get("shift_info", {})), **settings)
+
+        def made(header: dict[str, Any], tensors: kept.Tensors) -> SaeShift:
+            sae = files.sae_of(header, tensors)
+            return cls(sae, code=tensors["code"], info=dict(header["shift_info"]), **settings)
+
+        return kept.load(path, "sae shift", made)
 
     def describe(self) -> dict[str, Any]:
         from steer_agents.fingerprint import data_fingerprint

@@ -26,8 +26,7 @@ import torch
 from safetensors.torch import load as tensors_from_bytes
 
 from policies.errors import BadArtifact, BadInput, SteerError
-from steer_agents import artifacts
-from steer_agents.runs import write_bytes
+from steer_agents import kept
 from steer_agents.sae.model import Form, Sae, Weights
 from steer_agents.sites import Site, site_from
 
@@ -57,6 +56,8 @@ HOOKS: tuple[tuple[str, str, int], ...] = (
 )
 """Hook name -> site kind, and what is added to the layer: the input of block 7 is the output of block 6."""
 
+KIND = "sae"
+"""In the header of our own files."""
 _ARCHITECTURES = ("standard", "relu", "jumprelu", "topk")
 
 
@@ -81,17 +82,12 @@ def save(sae: Sae, path: str | Path) -> Path:
     Raises:
         BadInput: another suffix.
     """
-    path = Path(path).expanduser()
-    if path.suffix != artifacts.SUFFIX:
-        raise BadInput(f"SAE save: the file must end in {artifacts.SUFFIX}, got {str(path)!r}.")
-    return write_bytes(path, artifacts.encode(header_of(sae), tensors_of(sae)))
+    return kept.save(path, KIND, header_of(sae), tensors_of(sae))
 
 
 def header_of(sae: Sae) -> dict[str, Any]:
     """What `sae_of` reads back, beside the tensors."""
     return {
-        "schema": artifacts.SCHEMA,
-        "holds": "sae",
         "site": sae.site.describe(),
         "form": asdict(sae.form),
         "model": dict(sae.model),
@@ -100,28 +96,14 @@ def header_of(sae: Sae) -> dict[str, Any]:
 
 
 def tensors_of(sae: Sae) -> dict[str, torch.Tensor]:
-    """Contiguous float32 copies on the CPU."""
-    return {name: t.detach().float().cpu().contiguous().clone() for name, t in sae.weights._asdict().items()}
+    """Its weights by name, float32."""
+    return {name: t.float() for name, t in sae.weights._asdict().items()}
 
 
-def sae_of(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path) -> Sae:
-    """The SAE of a file's header and tensors.
-
-    Raises:
-        BadArtifact: they do not hold one.
-    """
-    try:
-        return Sae(
-            Weights(*(tensors[name] for name in Weights._fields)),
-            site_from(header["site"]),
-            Form(**header["form"]),
-            header["model"],
-            header["info"],
-        )
-    except (SteerError, KeyError, TypeError, ValueError) as error:
-        raise BadArtifact(
-            f"{path} holds no SAE ({type(error).__name__}: {error}); train or download it again."
-        ) from error
+def sae_of(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Sae:
+    """The SAE of a file's header and tensors."""
+    weights = Weights(*(tensors[name] for name in Weights._fields))
+    return Sae(weights, site_from(header["site"]), Form(**header["form"]), header["model"], header["info"])
 
 
 def load(path: str | Path, site: Site | None = None) -> Sae:
@@ -151,8 +133,7 @@ def load(path: str | Path, site: Site | None = None) -> Sae:
     except (safetensors.SafetensorError, ValueError) as error:
         raise BadArtifact(f"{path} is damaged or no safetensors file ({error}); copy it again.") from error
     if "steer_agents" in entries:
-        header, tensors = artifacts.read(path)
-        return sae_of(header, tensors, path)
+        return kept.load(path, KIND, sae_of)
     return _foreign(tensors, _config(path), path, site)
 
 

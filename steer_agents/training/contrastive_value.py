@@ -29,11 +29,10 @@ import torch
 from torch.nn.functional import cosine_similarity, logsigmoid, normalize, softplus
 
 from policies.base import Observation
-from policies.errors import BadArtifact, BadInput, nearest
-from steer_agents import artifacts
+from policies.errors import BadInput, nearest
+from steer_agents import kept
 from steer_agents.fingerprint import data_fingerprint
 from steer_agents.learning.trainer import Settings, draw, split, train
-from steer_agents.runs import jsonable, write_bytes
 
 KIND = "contrastive value"
 Features = Callable[[Observation, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -119,9 +118,7 @@ class ContrastiveValue:
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file."""
-        header = {"schema": artifacts.SCHEMA, "kind": KIND, "threshold": self.threshold, "info": self.info}
-        owned = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
-        return write_bytes(path, artifacts.encode(jsonable(header), owned))
+        return kept.save(path, KIND, {"threshold": self.threshold, "info": self.info}, self.tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> ContrastiveValue:
@@ -130,10 +127,7 @@ class ContrastiveValue:
         Raises:
             BadArtifact: it is none.
         """
-        header, tensors = artifacts.read(Path(path))
-        if header.get("kind") != KIND:
-            raise BadArtifact(f"{path} holds {header.get('kind') or header.get('method')!r}, not a {KIND}.")
-        return cls(tensors, header["threshold"], header["info"])
+        return kept.load(path, KIND, lambda header, tensors: cls(tensors, header["threshold"], header["info"]))
 
 
 def state_and_chunk(key: str) -> Features:

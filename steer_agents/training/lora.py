@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from policies.errors import BadArtifact, BadInput, nearest
-from steer_agents import artifacts
+from steer_agents import kept
 from steer_agents.fingerprint import differences
-from steer_agents.runs import jsonable, write_bytes
+from steer_agents.runs import jsonable
 
 KIND = "low-rank adapters"
 TARGETS = ("q_proj", "v_proj")
@@ -115,9 +115,7 @@ class Adapters:
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file."""
-        header = {"schema": artifacts.SCHEMA, "kind": KIND, "scale": self.scale, "model": self.model, "info": self.info}
-        owned = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
-        return write_bytes(path, artifacts.encode(jsonable(header), owned))
+        return kept.save(path, KIND, {"scale": self.scale, "model": self.model, "info": self.info}, self.tensors)
 
     @classmethod
     def load(cls, path: str | Path, expect_model: Mapping[str, Any] | None = None) -> Adapters:
@@ -126,10 +124,9 @@ class Adapters:
         Raises:
             BadArtifact: no such file, or of another model than `expect_model` (a fingerprint).
         """
-        header, tensors = artifacts.read(Path(path))
-        if header.get("kind") != KIND:
-            raise BadArtifact(f"{path} holds {header.get('kind') or header.get('method')!r}, not {KIND}.")
-        found = cls(tensors, float(header["scale"]), header["model"], header["info"])
+        found = kept.load(
+            path, KIND, lambda header, tensors: cls(tensors, float(header["scale"]), header["model"], header["info"])
+        )
         if expect_model is not None and (lines := differences(found.model, jsonable(expect_model))):
             raise BadArtifact(f"{path} was trained beside another model: {'; '.join(lines)}.")
         return found

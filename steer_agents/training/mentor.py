@@ -24,13 +24,12 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.functional import normalize
 
-from policies.errors import BadArtifact, BadInput
-from steer_agents import artifacts, capture
+from policies.errors import BadInput
+from steer_agents import capture, kept
 from steer_agents.artifacts import site_from
 from steer_agents.finding.contrast import batches_of
 from steer_agents.fingerprint import data_fingerprint, model_fingerprint
 from steer_agents.interventions import Intervention
-from steer_agents.runs import jsonable, write_bytes
 from steer_agents.sites import Site, Steerable
 from steer_agents.strength import Strength
 
@@ -63,11 +62,8 @@ class RuleBank:
         """Write one safetensors file."""
         parts = {"keys": self.keys, "vectors": self.vectors, "means": self.means}
         tensors = {f"{name}:{key}": one for name, table in parts.items() for key, one in table.items()}
-        header = {
-            "schema": artifacts.SCHEMA, "kind": KIND, "rules": self.rules, "site": self.site.describe(), "model": self.model,
-            "info": self.info,
-        }  # fmt: skip
-        return write_bytes(path, artifacts.encode(jsonable(header), tensors))
+        header = {"rules": self.rules, "site": self.site.describe(), "model": self.model, "info": self.info}
+        return kept.save(path, KIND, header, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> RuleBank:
@@ -76,16 +72,21 @@ class RuleBank:
         Raises:
             BadArtifact: it is none.
         """
-        header, tensors = artifacts.read(Path(path))
-        if header.get("kind") != KIND:
-            raise BadArtifact(f"{path} holds {header.get('kind') or header.get('method')!r}, not a {KIND}.")
-        parts: dict[str, dict[str, torch.Tensor]] = {"keys": {}, "vectors": {}, "means": {}}
-        for name, one in tensors.items():
-            part, _, key = name.partition(":")
-            parts[part][key] = one
-        return cls(
-            tuple(header["rules"]), **parts, site=site_from(header["site"]), model=header["model"], info=header["info"]
-        )
+
+        def made(header: dict[str, Any], tensors: kept.Tensors) -> RuleBank:
+            parts: dict[str, dict[str, torch.Tensor]] = {"keys": {}, "vectors": {}, "means": {}}
+            for name, one in tensors.items():
+                part, _, key = name.partition(":")
+                parts[part][key] = one
+            return cls(
+                tuple(header["rules"]),
+                **parts,
+                site=site_from(header["site"]),
+                model=header["model"],
+                info=header["info"],
+            )
+
+        return kept.load(path, KIND, made)
 
 
 def rule_bank(

@@ -140,7 +140,7 @@ def test_a_bank_is_a_file_and_a_word_of_recipes(bank: Bank, tmp_path: Path) -> N
     with pytest.raises(WrongModel):
         sa.steer(MLP(MLPConfig(D, K, (K + 1,))), part)
     artifacts.save(bank.direction(1), tmp_path / "one.safetensors")
-    with pytest.raises(BadArtifact, match="but no bank"):
+    with pytest.raises(BadArtifact, match="expected 'bank'"):
         Bank.load(tmp_path / "one.safetensors")
     with pytest.raises(BadInput, match=r"written to a \.safetensors file"):
         bank.save(tmp_path / "bank.pt")
