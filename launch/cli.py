@@ -17,7 +17,17 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from launch import cli_dose, cli_methods, cli_recipe, cli_report, cli_robot, cli_statistics, cli_stress, cli_sweep
+from launch import (
+    cli_dose,
+    cli_library,
+    cli_methods,
+    cli_recipe,
+    cli_report,
+    cli_robot,
+    cli_statistics,
+    cli_stress,
+    cli_sweep,
+)
 from launch.cli_base import OUT, app, bar, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
 
@@ -313,41 +323,6 @@ def compare_(
     print(dumps(result.to_dict()) if json else str(result))
 
 
-@app.command(name="find")
-def find_(
-    policy: tyro.conf.Positional[str],
-    method: tyro.conf.Positional[str],
-    /,
-    positive: Path,
-    negative: Path,
-    out: Path,
-    layer: str = "all",
-    kind: str = "block_output",
-    json: bool = False,
-) -> None:
-    """Find a direction from two text files of prompts, one prompt per line.
-
-    Args:
-        policy: e.g. llm:smollm2-135m.
-        method: one that needs two sets of inputs: mean-difference, paired-difference, pca, probe, lda or conceptor.
-        positive: prompts with the concept.
-        negative: prompts without it.
-        out: the .safetensors file to write.
-        layer: a number, a fraction of the depth such as 0.5, or all.
-        kind: site, e.g. block_output.
-        json: print the header as JSON.
-    """
-    import policies
-    from steer_agents.finding import find
-    from steer_agents.sites import Site
-
-    prompts = {name: _lines(path) for name, path in (("positive", positive), ("negative", negative))}
-    site = Site(kind, _layer(layer), tokens="last")
-    found = find(policies.load(policy), method, site=site, **prompts)
-    found.save(out)
-    show(out, json=json)
-
-
 @app.command(name="neurons")
 def neurons(
     policy: tyro.conf.Positional[str],
@@ -404,24 +379,6 @@ def neurons(
     print_rows(rows, f"{title}; {table.n_neurons} in all", json)
     for path in filter(None, (html, out)):
         Console(stderr=True, highlight=False).print(f"written: {path}", markup=False, soft_wrap=True)
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise BadInput(f"find: {path} is no file; pass a text file with one prompt per line.")
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
-    if not lines:
-        raise BadInput(f"find: {path} holds no prompts; write one per line.")
-    return lines
-
-
-def _layer(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 @app.command(name="show")
@@ -583,7 +540,7 @@ def libero_table(
 
 
 assert all(
-    (cli_dose, cli_methods, cli_report, cli_statistics, cli_stress, cli_sweep)
+    (cli_dose, cli_library, cli_methods, cli_report, cli_statistics, cli_stress, cli_sweep)
 )  # importing them adds their commands
 GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
 """Words that have commands of their own."""

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from policies.errors import BadInput
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -69,6 +71,18 @@ def _cell(value: Any) -> str:
 def dumps(value: Any) -> str:
     """As the commands print JSON."""
     return json.dumps(value, indent=1)
+
+
+def prompt_lines(path: Path) -> list[str]:
+    """The lines of a text file of prompts, empty ones left out.
+
+    Raises:
+        BadInput: no such file, or nothing in it.
+    """
+    lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    if not lines:
+        raise BadInput(f"{path} is no text file with prompts; write one per line.")
+    return lines
 
 
 def is_recipe(name: str) -> bool:

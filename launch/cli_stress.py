@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from launch.cli_base import OUT, app, bar, dumps, print_rows
+from launch.cli_base import OUT, app, bar, dumps, print_rows, prompt_lines
 from policies.errors import BadInput
 
 
@@ -80,7 +80,7 @@ def stress_(
     )  # fmt: skip
     if (positive is None) != (negative is None):
         raise BadInput("stress: --positive and --negative belong together, prompts with and without the concept.")
-    contrast = None if positive is None or negative is None else (_lines(positive), _lines(negative))
+    contrast = None if positive is None or negative is None else (prompt_lines(positive), prompt_lines(negative))
     found = Direction.load(direction)
     near = [Neighbour.read(one) for one in neighbours]
     total = how_many(found, settings)
@@ -102,13 +102,6 @@ def stress_(
         OUT.print(f"\nresults: {out}", markup=False, soft_wrap=True)
     if battery.failed:
         sys.exit(1)
-
-
-def _lines(path: Path) -> list[str]:
-    lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
-    if not lines:
-        raise BadInput(f"stress: {path} is no file with prompts, one a line.")
-    return lines
 
 
 def _score(score: float | None) -> str:

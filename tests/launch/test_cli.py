@@ -189,3 +189,50 @@ def test_units_in_brackets_are_shown(run: Callable[..., Done], monkeypatch: pyte
     done = run("experiment", "run", "vla-speed")
     assert done.code == 0, done.err
     assert done.out.count("[m/s]") == 3
+
+
+@pytest.fixture
+def buttons(tmp_path: Path) -> Path:
+    """Prompts that say blue, and ones that say red."""
+    for name, colour in (("p", "blue"), ("n", "red")):
+        (tmp_path / f"{name}.txt").write_text("".join(f"Round {i}: pressed {colour}\n" for i in range(8)))
+    return tmp_path
+
+
+def test_maps_are_learned_and_values_chosen_from_the_shell(
+    tiny_llm: str, buttons: Path, run: Callable[..., Done]
+) -> None:
+    sides = ("--positive", "p.txt", "--negative", "n.txt")
+    learned = run("learn", tiny_llm, "linear-transport", *sides, "--out", "map.safetensors", "--json")
+    assert json.loads(learned.out)[0]["holds"] == "AffineMap", learned.err
+    place = ("--layer", "1", "--tokens", "all", "--set", 'settings={"steps": 4, "evaluate_every": 2}')
+    assert run("learn", tiny_llm, "cdas", *sides, *place, "--out", "w.safetensors").code == 0
+    assert run("find", tiny_llm, "mean-difference", *sides, "--out", "d.safetensors").code == 0
+    chosen = run("calibrate", tiny_llm, "js-layers", *sides, "--json")
+    assert sum(row["chosen"] for row in json.loads(chosen.out)) == 1, chosen.err
+    value = ("--direction", "d.safetensors", "--inputs", "n.txt", "--set", "q=75", "--out", "d75.safetensors", "--json")
+    rows = json.loads(run("calibrate", tiny_llm, "percentile", *value).out)
+    carried = json.loads(run("show", "d75.safetensors", "--json").out)["sites"]
+    assert [row["p75"] for row in rows] == pytest.approx([site["p75"] for site in carried])
+    assert "use it from Python" in run("calibrate", tiny_llm, "two-sided").err.replace("\n", " ")
+    assert (
+        "no text file with prompts"
+        in run("learn", tiny_llm, "lineas", *sides[:3], "none.txt", "--out", "m.safetensors").err
+    )
+
+
+def test_baked_models_are_written_from_the_shell_and_load_in_transformers(
+    tiny_llm: str, buttons: Path, run: Callable[..., Done]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    sides = ("--positive", "p.txt", "--negative", "n.txt")
+    assert run("find", tiny_llm, "mean-difference", *sides, "--layer", "1", "--out", "d.safetensors").code == 0
+    done = run("bake", tiny_llm, "casal", "--direction", "d.safetensors", *sides, "--out", "casal", "--json")
+    assert done.code == 0, done.err
+    (buttons / "r.yaml").write_text(
+        f"recipe: 1\npolicy: {tiny_llm}\nparts:\n  - {{add: d.safetensors, strength: 1, limits: [0, 2]}}\n"
+    )
+    assert run("bake", "r.yaml", "--out", "added", "--json").code == 0
+    for folder in ("casal", "added"):
+        assert AutoModelForCausalLM.from_pretrained(buttons / folder).num_parameters() > 0

@@ -1,0 +1,92 @@
+"""How arguments of the library's methods are read from a command line: by their name, prompts and directions from files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.cli_base import prompt_lines
+from policies.errors import BadInput
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Name and value of "name=value"."""
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise BadInput(f"--set takes name=value, got {text!r}.")
+    return name, value
+
+
+def plain(policy: Any, text: str) -> Any:
+    """JSON where it is some, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _lines(policy: Any, text: str) -> list[str]:
+    return prompt_lines(Path(text))
+
+
+def _direction(policy: Any, text: str) -> Any:
+    from steer_agents.direction import Direction
+
+    return Direction.load(Path(text))
+
+
+def _triples(policy: Any, text: str) -> Any:
+    from steer_agents.learning.preference import triples_of
+
+    try:
+        entries = [tuple(map(str, entry)) for entry in json.loads(Path(text).read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"triples: {text} is no JSON list of [prompt, wanted, unwanted] ({error}).") from None
+    if any(len(entry) != 3 for entry in entries):
+        raise BadInput(f"triples: every entry of {text} must be [prompt, wanted, unwanted].")
+    return triples_of(policy.tokenizer, entries)  # type: ignore[arg-type]
+
+
+def _sae(policy: Any, text: str) -> Any:
+    from steer_agents.sae import files
+
+    return files.load(text)
+
+
+def _filled(kind: Callable[[], type]) -> Callable[[Any, str], Any]:
+    def read(policy: Any, text: str) -> Any:
+        made, values = kind(), plain(policy, text)
+        assert is_dataclass(made)
+        known = [field.name for field in fields(made)]
+        if not isinstance(values, dict) or not values.keys() <= set(known):
+            raise BadInput(f"{made.__name__.lower()} takes a JSON object of {', '.join(known)}, got {text!r}.")
+        return made(**values)
+
+    return read
+
+
+def _settings() -> type:
+    from steer_agents.learning.trainer import Settings
+
+    return Settings
+
+
+def _plan() -> type:
+    from steer_agents.sae.training import Plan
+
+    return Plan
+
+
+READ: Mapping[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("positive", "negative", "inputs", "sources", "prompts"), _lines),
+    **dict.fromkeys(("direction", "attention", "mlp"), _direction),
+    "triples": _triples,
+    "sae": _sae,
+    "settings": _filled(_settings),
+    "plan": _filled(_plan),
+    "folder": lambda policy, text: Path(text),
+}
+"""Argument of a method -> how its text on the command line is read; others are JSON or plain text."""
