@@ -103,6 +103,10 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.stress",
         "the fragility battery on a direction of a VLA, beside one of one task, a shuffled and a confounded one",
     ),
+    "llm-effects": Entry(
+        "launch.experiments.llm_effects",
+        "directions in a language model: length, language, refusing, roles, sentiment (with all controls)",
+    ),
     "libero-speed": Entry(
         "launch.experiments.libero_speed",
         "LIBERO: slower and faster along one direction of a flow policy (needs hf-libero)",
