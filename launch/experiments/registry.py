@@ -107,6 +107,10 @@ EXPERIMENTS: dict[str, Entry] = {
         "launch.experiments.methods_bench",
         "every method that fits a policy and a concept, under one protocol, ranked beside random directions and the prompt",
     ),
+    "llm-effects": Entry(
+        "launch.experiments.llm_effects",
+        "directions in a language model: length, language, refusing, roles, sentiment (with all controls)",
+    ),
     "libero-speed": Entry(
         "launch.experiments.libero_speed",
         "LIBERO: slower and faster along one direction of a flow policy (needs hf-libero)",

@@ -1,0 +1,100 @@
+"""What directions do to the texts of a language model: length, language, refusing, playing a role, sentiment.
+
+For every effect the same study (`llm/study.py`): directions from finding prompts, layer and strength on choice prompts, then test prompts
+never seen before, greedy decoding, paired by prompt: unsteered, zero strength, the best candidate of every method, random directions
+as long with both signs, and the effect asked for in the prompt. All with a guard on fluency.
+
+Texts are kept in `texts/` of the run's folder, so that an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import policies
+from launch.experiments.base import Outcome, Say
+from launch.experiments.llm import brevity, language, sentiment, styles
+from launch.experiments.llm.bench import Bench
+from launch.experiments.llm.settings import Settings, settings
+from launch.experiments.llm.study import Effect, Study, study
+from policies.errors import BadInput
+from policies.llm_agent.agent import LLMAgent
+
+__all__ = ["Settings", "run", "settings"]
+
+
+def effects(bench: Bench, s: Settings, folder: Path, notes: list[str], told: dict[str, Any], say: Say) -> Iterator[Effect]:  # fmt: skip
+    """One effect after the other, made when its turn comes; those for which the model gives no data are noted and left out."""
+    say.note("which languages can be written, asked for in words (from .80 on they are tested)")
+    writes = {name: language.written(bench, name, s) for name in s.languages}
+    told["written when asked"] = writes
+    for name, share in writes.items():
+        say.note(f"{name}: {share:.2f}")
+        if share < language.LEAST:
+            notes.append(
+                f"{name} is not tested: asked for in words, {share:.0%} of the answers to choice prompts are in it."
+            )
+    made: list[tuple[str, Callable[[], Effect]]] = [
+        ("brevity", lambda: brevity.effect(bench, s, notes)),
+        *((name, lambda name=name: language.effect(bench, name, s)) for name in writes if writes[name] >= language.LEAST),
+        ("refusal", lambda: styles.refusal(bench, s)),
+        ("persona", lambda: styles.persona(bench, s)),
+        ("sentiment", lambda: sentiment.effect(bench, s, folder, told)),
+    ]  # fmt: skip
+    for name, make in made:
+        try:
+            yield make()
+        except BadInput as error:
+            notes.append(f"{name} is left out: {error}")
+
+
+def run(s: Settings, folder: Path, say: Say) -> Outcome:
+    """Every effect's study, in one outcome."""
+    policy = policies.load(s.policy)
+    if not isinstance(policy, LLMAgent):
+        raise BadInput(f"llm-effects needs a language model such as llm:smollm2-135m, got {s.policy!r}.")
+    bench = Bench(policy, folder / "texts")
+    notes: list[str] = []
+    told: dict[str, Any] = {}
+    say.plan([1, 5] * (4 + len(s.languages)))
+    studies = [study(bench, one, s.n_random, say) for one in effects(bench, s, folder, notes, told, say)]
+    return _outcome(studies, notes, told)
+
+
+def _outcome(studies: list[Study], notes: list[str], told: dict[str, Any]) -> Outcome:
+    tables = [
+        table.assign(condition=f"{one.claim.short}: {name}")
+        for one in studies
+        for name, table in one.claim.tables.items()
+    ]
+    bars = [bar for one in studies for bar in one.bars]
+    shown = [one.claim.short for one in studies if all(bar.holds for bar in one.bars)]
+    missed = [one.claim.short for one in studies if one.claim.short not in shown]
+    verdict = (
+        f"All bars hold for {', '.join(shown) or 'no effect'}; not for {', '.join(missed) or 'none'}. "
+        f"{' '.join(one.claim.sentence() for one in studies)}"
+    )
+    return Outcome(
+        title="Effects of directions on the texts of a language model",
+        question="Which effects do directions have on what a small language model writes, beyond chance, and do its texts stay texts?",
+        verdict=verdict,
+        bars=bars,
+        episodes=pd.concat(tables, ignore_index=True),
+        conditions=pd.DataFrame([row for one in studies for row in one.rows()]),
+        figures=[one.claim.figure() for one in studies],
+        notes=[
+            *notes,
+            *(note for one in studies for note in one.notes),
+            "Greedy decoding: one text a prompt; intervals are over prompts.",
+            "The guard on fluency counts repetition and perplexity; whether a text makes sense or is true it does not know.",
+        ],
+        extra={
+            **told,
+            "tried": {one.claim.short: one.tried.to_dict("records") for one in studies},
+            "examples": [example for one in studies for example in one.examples()],
+        },
+    )
