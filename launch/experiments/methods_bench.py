@@ -94,7 +94,7 @@ def outcome(subject: Subject, findings: Findings, margin: float) -> Outcome:
     """Tables, figures and words from what was measured."""
     base = findings.tables[UNSTEERED]
     rows = {name: table for name, table in findings.tables.items() if findings.roles[name] != "base"}
-    table = ranked(measured(rows, base, subject.measure), subject.sign, margin)
+    table = ranked(measured(rows, base, subject.measure), subject.sign, margin, findings.built)
     table = table.assign(role=[findings.roles[name] for name in table["name"]])
     table = table.join(pd.DataFrame([_how(findings, name) for name in table["name"]]))
     methods = table[table["role"] == "steered"]
@@ -152,8 +152,7 @@ def _verdict(subject: Subject, table: pd.DataFrame, margin: float) -> str:
     methods = table[table["role"] == "steered"]
     first = methods.iloc[0]
     reference = methods[methods["name"] == REFERENCE].iloc[0]
-    overlap = (methods["low"] <= first["high"]) & (methods["high"] >= first["low"]) & ~methods["broken"]
-    ties = [name for name in methods.loc[overlap, "name"] if name != first["name"]]
+    ties = [name for name in methods.loc[methods["tie"], "name"] if name != first["name"]]
     place = list(methods["name"]).index(REFERENCE) + 1
     controls = table[table["role"] == "control"]
     loudest = controls.loc[controls["value"].abs().idxmax()] if controls["value"].notna().any() else None
