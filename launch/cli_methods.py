@@ -100,7 +100,7 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
         "name": one["name"],
         "change %": f"{percent(one['value'])} ({percent(one['low'])} to {percent(one['high'])})",
         "success": f"{100 * one['success']:.0f} ({percent(one['success_change'])})",
-        "": "breaks" if one["broken"] else "as the best" if one["tie"] and one["rank"] > 1 else "",
+        "": "breaks" if one["broken"] else "ties with the best method" if one["tie"] else "",
         "at": one["at"],
         "seconds": seconds,
     }
