@@ -88,7 +88,7 @@ def steer_reweight(
         share: of the prompts that early stopping is judged on, by the expected reward under the exact probabilities.
         folder: of the run; an interrupted one goes on there.
     Returns:
-        `with adapters.on(policy.module): ...`, `adapters.merge(policy.module)`, `adapters.save(path)`. Their `info` has the curve's ends
+        `with adapters.on(policy.module): ...`, `adapters.merge(policy.module)`, `adapters.save(folder)`. Their `info` has the curve's ends
         and the entropy [nats] on held-out prompts before and after.
     Raises:
         BadInput: unknown weights, fewer than two actions or prompts, or a model that gives no logits.
@@ -103,12 +103,10 @@ def steer_reweight(
     learnt, held = split(list(inputs), share, settings.seed)
     module, ids = target.module, torch.as_tensor(list(actions))
     adapters = Adapters.beside(module, rank, 2.0 * rank, targets, settings.seed)
-    tensors = list(adapters.tensors.values())
     payoff = torch.tensor([[float(reward(one, k)) for k in range(len(ids))] for one in held])
 
     def log_p(some: Sequence[Any]) -> torch.Tensor:
-        with adapters.on(module):
-            return torch.cat([_last_logits(module, batch, ids) for batch in batches_of(target, some)]).log_softmax(-1)
+        return torch.cat([_last_logits(module, batch, ids) for batch in batches_of(target, some)]).log_softmax(-1)
 
     def surrogate(step: int) -> torch.Tensor:
         some = draw(learnt, settings.batch_size)
@@ -125,7 +123,9 @@ def steer_reweight(
         def weighed(name: str) -> torch.Tensor:
             return clipped_loss(own, old, advantage, WEIGHTS[name](every.detach(), flat, advantage, old, least))
 
-        return weighed(weights) if weights != MATCHED else norm_matched(weighed("uniform"), weighed("exact"), tensors)
+        if weights != MATCHED:
+            return weighed(weights)
+        return norm_matched(weighed("uniform"), weighed("exact"), list(attached.values()))
 
     def loss_held() -> float:
         return -float((log_p(held).exp() * payoff).sum(1).mean())
@@ -135,21 +135,22 @@ def steer_reweight(
             now = log_p(held)
             return float(-(now.exp() * now).sum(1).mean())
 
-    before = entropy_held()
     asked = {
         "weights": weights,
         "least": least,
         "group": group,
         "rank": rank,
-        "targets": targets,
+        "targets": list(targets),
         "data": data_fingerprint(*map(str, inputs)),
     }
-    done = train(
-        adapters.tensors, surrogate, loss_held, settings, folder, asked=asked, title="steer-reweight", progress=progress
-    )
-    info = {**asked, **done.notes(), "entropy": [before, entropy_held()], "seed": settings.seed}
-    found = {name: value.detach() for name, value in adapters.tensors.items()}
-    return Adapters(found, adapters.scale, model_fingerprint(target), info)
+    fingerprint = model_fingerprint(target)  # of the model alone
+    with adapters.on(module) as attached:
+        before = entropy_held()
+        done = train(
+            attached, surrogate, loss_held, settings, folder, asked=asked, title="steer-reweight", progress=progress
+        )
+        info = {**asked, **done.notes(), "entropy": [before, entropy_held()], "seed": settings.seed}
+        return Adapters(adapters.config, {name: p.detach().clone() for name, p in attached.items()}, fingerprint, info)
 
 
 def norm_matched(plain: torch.Tensor, weighed: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -167,4 +168,4 @@ def _last_logits(module: torch.nn.Module, batch: Batch, ids: torch.Tensor) -> to
     logits = getattr(output, "logits", None)
     if logits is None:
         raise BadInput(f"steer-reweight: the model gives {type(output).__name__} without logits; use a language agent.")
-    return logits[:, -1, ids.to(logits.device)].float()
+    return logits[:, -1, ids.to(logits.device)].float().cpu()  # rewards and draws are there

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 
-from policies.errors import BadArtifact, BadInput
+from policies.errors import BadArtifact, BadInput, MissingExtra
+from steer_agents.capture import rows
 from steer_agents.fingerprint import model_fingerprint
 from steer_agents.learning.trainer import Settings
-from steer_agents.sites import Steerable
+from steer_agents.sites import Site, Steerable
 from steer_agents.training.lora import Adapters
 from steer_agents.training.reweight import norm_matched, steer_reweight
 
@@ -44,17 +48,89 @@ def test_it_earns_more_on_held_out_prompts_and_the_model_stays_as_it_was(
     with adapters.on(llama.module):
         steered = logits(llama, some_prompts)
     assert not torch.equal(steered, before)
-    path = adapters.save(tmp_path / "adapters.safetensors")
-    again = Adapters.load(path, model_fingerprint(llama))
+    folder = adapters.save(tmp_path / "adapters")
+    again = Adapters.load(folder, model_fingerprint(llama))
+    assert again.info == adapters.info
     with again.on(llama.module):
         assert torch.equal(logits(llama, some_prompts), steered)
-    with pytest.raises(RuntimeError, match="scalar types"), again.on(llama.module):
-        llama.module(torch.zeros(1, 1, 1, 1, 1))
-    assert torch.equal(logits(llama, some_prompts), before)
     again.merge(llama.module)
     torch.testing.assert_close(logits(llama, some_prompts), steered, atol=1e-4, rtol=1e-4)
     with pytest.raises(BadArtifact, match="another model"):
-        Adapters.load(path, model_fingerprint(llama))
+        Adapters.load(folder, model_fingerprint(llama))
+
+
+def grown(llama: Steerable, **options: object) -> Adapters:
+    """Adapters that do something."""
+    fresh = Adapters.beside(llama.module, **options)  # type: ignore[arg-type]
+    return replace(fresh, tensors={name: value + 0.1 for name, value in fresh.tensors.items()})
+
+
+def state(module: torch.nn.Module) -> list[object]:
+    """Everything that attaching could leave behind: modules by identity, their mode, what is trained, their attributes."""
+    return [
+        [(name, id(one), one.training, sorted(vars(one))) for name, one in module.named_modules()],
+        [(name, id(p), p.requires_grad, p._version) for name, p in module.named_parameters()],
+    ]
+
+
+def test_leaving_by_any_way_restores_the_model_module_by_module(
+    llama: Steerable, some_prompts: list[torch.Tensor]
+) -> None:
+    adapters, before, plain = grown(llama), state(llama.module), logits(llama, some_prompts)
+    drawn = torch.random.get_rng_state()
+    with pytest.raises(RuntimeError, match="scalar types"), adapters.on(llama.module):
+        llama.module(torch.zeros(1, 1, 1, 1, 1))
+    assert state(llama.module) == before
+    assert torch.equal(logits(llama, some_prompts), plain)
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+
+
+def test_peft_itself_reads_the_folder(llama: Steerable, some_prompts: list[torch.Tensor], tmp_path: Path) -> None:
+    adapters = grown(llama, rank=3)
+    folder = adapters.save(tmp_path / "adapters")
+    with adapters.on(llama.module):
+        steered = logits(llama, some_prompts)
+    wrapped = PeftModel.from_pretrained(llama.module, str(folder))
+    assert torch.equal(logits(llama, some_prompts), steered)
+    wrapped.unload()
+
+
+def test_sites_resolve_and_fire_while_adapters_are_attached(llama: Steerable, some_prompts: list[torch.Tensor]) -> None:
+    site = Site("attention_output", layer=1)
+    before = rows(llama, some_prompts, site)
+    with grown(llama).on(llama.module):
+        during = rows(llama, some_prompts, site)
+    assert list(before) == list(during)
+    key = next(iter(before))
+    assert not torch.equal(before[key], during[key])
+    assert torch.equal(before[key], rows(llama, some_prompts, site)[key])
+
+
+def test_the_seed_fixes_what_is_drawn(llama: Steerable) -> None:
+    one, same, other = (Adapters.beside(llama.module, seed=seed).tensors for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_no_folder_of_adapters_is_refused(llama: Steerable, tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact, match="adapter_config"):
+        Adapters.load(tmp_path)
+    folder = grown(llama).save(tmp_path / "adapters")
+    weights = folder / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BadArtifact):
+        Adapters.load(folder)
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(BadArtifact, match="damaged"):
+        Adapters.load(folder)
+
+
+def test_without_peft_the_extra_is_named(llama: Steerable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'steer-agents\[adapters\]'"):
+        Adapters.beside(llama.module)
 
 
 @pytest.mark.parametrize("weights", ["exact", "norm-matched"])
@@ -98,6 +174,15 @@ def test_what_cannot_be_trained_says_why(llama: Steerable, some_prompts: list[to
         steer_reweight(llama, inputs=some_prompts, actions=[5], reward=pays)
     with pytest.raises(BadInput, match="q_proj"):
         trained(llama, some_prompts, targets=("q_prj",))
-    other = Adapters({"lm_head.A": torch.zeros(2, 3), "lm_head.B": torch.zeros(4, 2)})
+    with pytest.raises(BadInput, match="from 1"):
+        trained(llama, some_prompts, rank=0)
+    adapters = Adapters.beside(llama.module)
+    before = state(llama.module)
+    with pytest.raises(BadInput, match="linear layers"):  # peft would leave q_proj wrapped
+        Adapters.beside(llama.module, targets=("q_proj", "self_attn"))
+    with pytest.raises(BadInput, match="attached to this model already"), adapters.on(llama.module):
+        Adapters.beside(llama.module)
+    other = replace(adapters, tensors={name: value[:, :1] for name, value in adapters.tensors.items()})
     with pytest.raises(BadInput, match="another model"), other.on(llama.module):
         pass
+    assert state(llama.module) == before
