@@ -135,7 +135,9 @@ class Adapters:
 @contextmanager
 def _attached(module: nn.Module, config: LoraConfig, seed: int = 0) -> Iterator[PeftModel]:
     """The model with fresh adapters inside; afterwards modules and `requires_grad` are as they were."""
-    peft, targets = _peft(), sorted(config.target_modules)
+    peft = _peft()
+    named_targets = config.target_modules or ()
+    targets = sorted([named_targets] if isinstance(named_targets, str) else named_targets)
     named = dict(module.named_modules())
     if any(isinstance(one, peft.tuners.tuners_utils.BaseTunerLayer) for one in named.values()):
         raise BadInput("adapters: others are attached to this model already; leave their block, or merge them, first.")
