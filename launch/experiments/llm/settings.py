@@ -41,7 +41,7 @@ class Settings:
 
 
 def settings(quick: bool) -> Settings:
-    """About 15 minutes on a core of its own, or about 2."""
+    """About 15 minutes on a core of its own, or about 3."""
     full = Settings()
     if not quick:
         return full
