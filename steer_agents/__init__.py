@@ -36,7 +36,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "steer_agents.finding.contrast_sets": ("ContrastSet",),
     "steer_agents.finding.excerpts": ("Excerpt", "reply"),
     "steer_agents.angular": ("RotateTo",),
-    "steer_agents.interchange": ("interchange",),
+    "steer_agents.interchanging": ("interchange",),
     "steer_agents.token_gates": ("AnyToken",),
     "steer_agents.affine_maps": ("AffineMap", "Transport"),
     "steer_agents.controller": ("Controller",),

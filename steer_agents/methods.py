@@ -109,7 +109,7 @@ METHODS: dict[str, Method] = {
     "ablate": Method("apply", f"{_EDITS}:Ablate", "directional ablation, arXiv 2406.11717", "a direction", ANY, "a projection a token"),
     "rotate": Method("apply", f"{_EDITS}:Rotate", "Selective Steering, arXiv 2601.19375", "a plane", ANY, "two projections a token"),
     "rotate-to": Method("apply", "steer_agents.angular:RotateTo", "Angular Steering, arXiv 2510.26243", "a plane", ANY, "two projections a token"),
-    "interchange": Method("apply", "steer_agents.interchange:interchange", "CDAS, arXiv 2602.05234", "a direction, a source input", ANY, "one pass of the source"),
+    "interchange": Method("apply", "steer_agents.interchanging:interchange", "CDAS, arXiv 2602.05234", "a direction, a source input", ANY, "one pass of the source"),
     "any-token": Method("apply", "steer_agents.token_gates:AnyToken", "Breaking Bad Tokens, arXiv 2505.14536", "a gate per token", "networks with tokens", "nothing", inspired=True),
     "clamp": Method("apply", f"{_EDITS}:Clamp", "CDAS, arXiv 2602.05234", "a direction", ANY, "a projection a token"),
     "cap": Method("apply", f"{_EDITS}:Cap", "Assistant Axis, arXiv 2601.10387", "a direction, a bound", ANY, "a projection a token"),

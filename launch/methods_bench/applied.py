@@ -27,7 +27,7 @@ from steer_agents.direction import Direction
 from steer_agents.finding import find
 from steer_agents.finding.contrast import batches_of
 from steer_agents.gates import Gate
-from steer_agents.interchange import interchange
+from steer_agents.interchanging import interchange
 from steer_agents.interventions import Ablate, Add, Cap, Clamp, NormKeptAdd, Rotate, plane
 from steer_agents.sae.edits import SaeClamp, SaeShift
 from steer_agents.sites import Site, steerable

@@ -19,7 +19,7 @@ from steer_agents.calibrate.natural_factor import natural_factor
 from steer_agents.calibrate.percentile import percentile, projections
 from steer_agents.calibrate.probability import displacement, probability
 from steer_agents.direction import Direction
-from steer_agents.interchange import interchange
+from steer_agents.interchanging import interchange
 from steer_agents.sites import Site, steerable
 
 ALL = Site("block_output", layer=(0, 1))
