@@ -28,8 +28,9 @@ from launch import (
     cli_stress,
     cli_sweep,
 )
-from launch.cli_base import OUT, app, bar, dumps, is_recipe, print_rows
+from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
+from steer_agents.progress import bar
 
 
 @app.command(name="list")

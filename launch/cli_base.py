@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -13,9 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from policies.errors import BadInput
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 app = tyro.extras.SubcommandApp()
 OUT = Console(highlight=False)
@@ -38,28 +35,6 @@ def print_rows(rows: list[dict[str, Any]], title: str, as_json: bool, whole: Col
     for row in rows:
         table.add_row(*[_cell(value) for value in row.values()])
     OUT.print(table)
-
-
-def bar(counted: str = "", left: str = "left", quiet: bool = False) -> Progress:
-    """A progress bar on stderr with the time left; in a log only its last state is kept.
-
-    Args:
-        counted: shown behind the bar, in rich's form, e.g. "{task.completed:.0f}/{task.total:.0f} episodes".
-        left: said before the time left.
-        quiet: show nothing.
-    """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn(counted),
-        TimeElapsedColumn(),
-        TextColumn(left),
-    ]
-    console = Console(stderr=True, quiet=quiet)
-    remaining = TimeRemainingColumn(elapsed_when_finished=False)
-    return Progress(*columns, remaining, console=console, transient=console.is_terminal)
 
 
 def _cell(value: Any) -> str:

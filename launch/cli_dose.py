@@ -12,8 +12,9 @@ from pathlib import Path
 
 import tyro
 
-from launch.cli_base import OUT, app, bar, dumps, print_rows
+from launch.cli_base import OUT, app, dumps, print_rows
 from policies.errors import BadInput
+from steer_agents.progress import bar
 
 
 @app.command(name="dose")

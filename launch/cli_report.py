@@ -11,8 +11,9 @@ from typing import Annotated
 
 import tyro
 
-from launch.cli_base import OUT, app, bar, dumps
+from launch.cli_base import OUT, app, dumps
 from policies.errors import BadInput
+from steer_agents.progress import bar
 
 
 @app.command(name="report")

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from launch.cli_base import OUT, app, bar, dumps, print_rows
+from launch.cli_base import OUT, app, dumps, print_rows
 from policies.errors import BadInput
+from steer_agents.progress import bar
 
 
 @app.command(name="power")

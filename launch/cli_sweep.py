@@ -11,7 +11,8 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from launch.cli_base import OUT, app, bar, dumps, print_rows
+from launch.cli_base import OUT, app, dumps, print_rows
+from steer_agents.progress import bar
 
 
 @app.command(name="sweep")

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from policies.base import Decision, Observation, Policy
 from policies.errors import BadArtifact, BadInput, SiteNeverFired
 from steer_agents.env_batch import EnvBatch, EnvLike, Step, make_batch
+from steer_agents.progress import bar
 from steer_agents.runs import RunFolder, jsonable, write_table
 
 STEP_COLUMNS: dict[str, pa.DataType | None] = {
@@ -505,19 +506,7 @@ def _progress_bar(
     if not (sys.stderr.isatty() if wanted is None else wanted):
         yield _Progress(typical)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[shown]}/{task.total:.0f} episodes"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=console.is_terminal) as rich_progress:
+    with bar("{task.fields[shown]}/{task.total:.0f} episodes") as rich_progress:
         task = rich_progress.add_task(title, total=episodes, shown=0)
 
         class Bar(_Progress):

@@ -26,6 +26,7 @@ import torch
 
 from policies.errors import BadInput, NonFinite, RunMismatch
 from steer_agents import kept
+from steer_agents.progress import bar
 from steer_agents.runs import jsonable, write_json
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "training.json"
@@ -291,14 +292,6 @@ def _bar(title: str, total: int, wanted: bool | None) -> Iterator[Callable[[int,
     if not (sys.stderr.isatty() if wanted is None else wanted):
         yield lambda step, best: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps, best {task.fields[best]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=console.is_terminal) as shown:
+    with bar("{task.completed}/{task.total} steps, best {task.fields[best]}") as shown:
         task = shown.add_task(title, total=total, best="-")
         yield lambda step, best: shown.update(task, completed=step, best=f"{best:.4g}")

@@ -40,6 +40,7 @@ from steer_agents.noise.presets import DSRLSettings
 from steer_agents.noise.sac import DSRLSAC
 from steer_agents.noise.transitions import Transitions, add
 from steer_agents.noise.vec_env import AsVecEnv
+from steer_agents.progress import bar
 from steer_agents.runs import jsonable, write_bytes
 
 Evaluate = Callable[[NoisePolicy], Mapping[str, float]]
@@ -448,14 +449,7 @@ def _bar(show: bool, total: int) -> Any:
 
     @contextmanager
     def shown() -> Any:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} env steps"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with bar("{task.completed}/{task.total} env steps", behind="{task.fields[text]}") as progress:
             task = progress.add_task("noise policy", total=total, text="")
             yield lambda steps, text: progress.update(task, completed=min(steps, total), text=text)
 

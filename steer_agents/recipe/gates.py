@@ -127,7 +127,7 @@ GATES: Mapping[str, GateKind] = {
     "controller": GateKind("as a learned controller says (a file)", None, {}, Controller.load),
     "feature": GateKind(
         "where features of an SAE fire (a file), per token or for the whole input", None,
-        {"features": nodes.list_of(nodes.integer), "threshold": nodes.number, "per": nodes.text}, _feature,
+        {"features": nodes.list_of(nodes.integer), "threshold": nodes.number, "per": nodes.choice("token", "input")}, _feature,
     ),
 }  # fmt: skip
 """Name -> kind of gate."""

@@ -15,6 +15,7 @@ SAE reads anew: not idempotent unless encoder and decoder agree.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,9 +65,9 @@ class _InCode(Intervention):
         written = self.sae.direction(self._code(), key, method=type(self).__name__)
         object.__setattr__(self, "_written", written)
 
+    @abstractmethod
     def _code(self) -> torch.Tensor:
         """(F,): what the edit pushes along, for its direction."""
-        raise NotImplementedError
 
     @property
     def the_direction(self) -> Direction:
