@@ -18,16 +18,14 @@ but the ridge: measure them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 
-from policies.errors import BadArtifact, BadInput, nearest
+from policies.errors import BadInput, nearest
 from steer_agents import capture
 from steer_agents.baking.handle import check_model
 from steer_agents.baking.rank_one import RankOne, RankOneEdits
@@ -35,27 +33,14 @@ from steer_agents.calibrate.reports import layer_of, one_row
 from steer_agents.direction import Direction
 from steer_agents.finding.contrast import Inputs, batches_of
 from steer_agents.fingerprint import data_fingerprint
+from steer_agents.learning.trainer import Settings, train
 from steer_agents.sites import Site, Steerable, resolve, steerable
 from steer_agents.strength import Strength
 
+_DEFAULT = Settings(steps=500, patience=4, evaluate_every=25)
 
-@dataclass(frozen=True)
-class Settings:
-    """Of the gradient solver.
 
-    Args:
-        steps: at most.
-        evaluate_every: steps between evaluations on held-out rows, which are also checkpoints.
-        patience: evaluations without a better held-out loss before it stops; None never stops early.
-        folder: where `checkpoint.safetensors` is kept, from which an interrupted fit goes on bit for bit; None keeps none.
-        progress: called with (steps done, steps, held-out loss).
-    """
-
-    steps: int = 500
-    evaluate_every: int = 25
-    patience: int | None = 4
-    folder: str | Path | None = None
-    progress: Callable[[int, int, float], None] | None = None
+SOLVERS = ("ridge", "gradient")
 
 
 def casal(
@@ -68,7 +53,9 @@ def casal(
     ridge: float = 1e-3,
     held_out: float = 0.2,
     solver: str = "ridge",
-    settings: Settings | None = None,
+    settings: Settings = _DEFAULT,
+    folder: str | Path | None = None,
+    progress: bool | None = None,
     seed: int = 0,
     tokens: str = "last",
     allow_other_model: bool = False,
@@ -84,13 +71,13 @@ def casal(
         ridge: relative to the largest eigenvalue of the neurons' second moments, > 0.
         held_out: share of the rows that is only evaluated on, in [0, 1); drawn with `seed`.
         solver: "ridge" (closed form) or "gradient".
-        settings: of the gradient solver.
+        settings, folder, progress: of the gradient solver, see `learning.trainer.train`; the learning rate follows from the data.
         tokens: whose neurons are read.
     Returns:
         the handle; `notes` has accuracy (share of held-out rows pushed to their own side), second_singular_value and steps.
     Raises:
         BadInput: several layers, an unknown solver, or numbers out of range.
-        BadArtifact: the checkpoint in the folder is of another fit.
+        RunMismatch: the folder holds another fit.
     """
     target = steerable(target)
     one_row(direction, "casal")
@@ -99,8 +86,8 @@ def casal(
         raise BadInput(
             f"casal trains one matrix; the direction covers {sorted(direction.vectors)}. Take direction.at(layer)."
         )
-    if solver not in _SOLVERS:
-        raise BadInput(f"casal: solver {solver!r} is unknown{nearest(solver, _SOLVERS)}")
+    if solver not in SOLVERS:
+        raise BadInput(f"casal: solver {solver!r} is unknown{nearest(solver, SOLVERS)}")
     if not (ridge > 0 and 0 <= held_out < 1):
         raise BadInput(f"casal: need ridge > 0 and 0 <= held_out < 1; got {ridge} and {held_out}.")
     ((key, rows),) = direction.vectors.items()
@@ -110,7 +97,7 @@ def casal(
     (location,) = resolve(target, site)
     sides = [capture.rows(target, batches_of(target, inputs), site)[location.key] for inputs in (positive, negative)]
     data = _Data.of(sides, held_out, ridge, seed)
-    delta, steps = _SOLVERS[solver](data, push, settings or Settings())
+    delta, steps = _closed(data, push) if solver == "ridge" else _descended(data, push, settings, folder, progress)
     u, s, vt = torch.linalg.svd(delta, full_matrices=False) if solver == "gradient" else _factors(delta, push)
     row = s[0] * vt[0]
     side = 1.0 if float(u[:, 0] @ push) >= 0 else -1.0
@@ -159,70 +146,35 @@ class _Data:
         return (c * (X @ delta.T - y[:, None] * push).square().sum(-1)).sum()
 
 
-def _closed(data: _Data, push: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, int]:
+def _closed(data: _Data, push: torch.Tensor) -> tuple[torch.Tensor, int]:
     X, y, c = (part.numpy() for part in data.train)
     fitted = Ridge(alpha=data.ridge, fit_intercept=False).fit(X, y, sample_weight=c)
     return torch.outer(push, torch.from_numpy(fitted.coef_)), 0
 
 
-def _descended(data: _Data, push: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, int]:
-    """Accelerated gradient descent, whole batch: step 1 / (2 L), momentum of the condition number L / ridge.
+def _descended(
+    data: _Data, push: torch.Tensor, settings: Settings, folder: str | Path | None, progress: bool | None
+) -> tuple[torch.Tensor, int]:
+    """Nesterov's accelerated gradient descent, whole batch: step 1 / (2 L), momentum of the condition number L / ridge.
 
     Gradients lie along v, so that the change stays rank 1; per-coordinate step sizes (Adam) would not keep that.
     """
     largest = data.curvature + data.ridge
     root = (largest / data.ridge) ** 0.5
-    beta = (root - 1) / (root + 1)
-    state = {"delta": torch.zeros(len(push), data.train[0].shape[1], dtype=torch.float64)}
-    state |= {"before": state["delta"].clone(), "best": state["delta"].clone()}
-    numbers = {"step": 0.0, "best_loss": float("inf"), "since": 0.0}
-    path = None if settings.folder is None else Path(settings.folder) / "checkpoint.safetensors"
-    identity = data_fingerprint(*data.train, push, data.ridge)
-    if path is not None and path.exists():
-        state, numbers = _restored(path, identity)
-    while numbers["step"] < settings.steps and not (settings.patience and numbers["since"] >= settings.patience):
-        ahead = (state["delta"] + beta * (state["delta"] - state["before"])).requires_grad_()
-        loss = data.loss(ahead, push, data.train) + data.ridge * ahead.square().sum()
-        (gradient,) = torch.autograd.grad(loss, ahead)
-        state["before"], state["delta"] = state["delta"], (ahead - gradient / (2 * largest)).detach()
-        numbers["step"] += 1
-        if numbers["step"] % settings.evaluate_every == 0 or numbers["step"] == settings.steps:
-            _evaluate(data, push, state, numbers)
-            if path is not None:
-                _checkpoint(path, state, numbers, identity)
-            if settings.progress is not None:
-                settings.progress(int(numbers["step"]), settings.steps, numbers["best_loss"])
-    return state["best"], int(numbers["step"])
+    delta = torch.zeros(len(push), data.train[0].shape[1], dtype=torch.float64, requires_grad=True)
 
+    def objective(step: int = 0) -> torch.Tensor:
+        return data.loss(delta, push, data.train) + data.ridge * delta.square().sum()
 
-def _evaluate(data: _Data, push: torch.Tensor, state: dict[str, torch.Tensor], numbers: dict[str, float]) -> None:
-    """Keep the best on held-out rows; without any, the latest."""
-    held = len(data.held[1]) > 0
-    loss = float(data.loss(state["delta"], push, data.held if held else data.train))
-    if loss < numbers["best_loss"] or not held:
-        numbers["best_loss"], numbers["since"] = loss, 0.0
-        state["best"] = state["delta"].clone()
-    else:
-        numbers["since"] += 1
+    def held_out() -> float:
+        return float(data.loss(delta, push, data.held) if len(data.held[1]) else objective())
 
-
-def _checkpoint(path: Path, state: dict[str, torch.Tensor], numbers: dict[str, float], identity: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    save_file(state, temporary, metadata={"fit": identity, **{name: repr(value) for name, value in numbers.items()}})
-    temporary.replace(path)
-
-
-def _restored(path: Path, identity: str) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        header: dict[str, Any] = file.metadata() or {}
-    if header.get("fit") != identity:
-        raise BadArtifact(
-            f"casal: {path} is the checkpoint of another fit (other data, direction or ridge). Use another folder."
-        )
-    return load_file(path), {name: float(header[name]) for name in ("step", "best_loss", "since")}
+    done = train(
+        {"delta": delta}, objective, held_out, replace(settings, learning_rate=1 / (2 * largest)), folder,
+        optimizer=partial(torch.optim.SGD, momentum=(root - 1) / (root + 1), nesterov=True),
+        asked={"fit": data_fingerprint(*data.train, push, data.ridge)}, title="casal", progress=progress,
+    )  # fmt: skip
+    return delta.detach(), done.steps
 
 
 def _factors(delta: torch.Tensor, push: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -230,9 +182,3 @@ def _factors(delta: torch.Tensor, push: torch.Tensor) -> tuple[torch.Tensor, tor
     v = push / push.norm()
     k = v @ delta
     return v[:, None], k.norm()[None], (k / k.norm().clamp(min=1e-300))[None]
-
-
-_SOLVERS: dict[str, Callable[[_Data, torch.Tensor, Settings], tuple[torch.Tensor, int]]] = {
-    "ridge": _closed,
-    "gradient": _descended,
-}

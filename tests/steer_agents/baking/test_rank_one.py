@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from steering_parts import direction_at
 from tiny_models import inputs, outputs, tiny
 
 import steer_agents as sa
-from policies.errors import BadArtifact, BadInput, UnknownSite, WrongModel
-from steer_agents.baking.casal import Settings, casal
+from policies.errors import BadInput, RunMismatch, UnknownSite, WrongModel
+from steer_agents.baking.casal import _Data, casal
 from steer_agents.baking.rank_one import RankOneEdits
 from steer_agents.baking.steer2edit import elastic_net, steer2edit
 from steer_agents.direction import Direction
+from steer_agents.learning.trainer import Settings
 from steer_agents.sites import Site, steerable
 
 BATCHES = [inputs("llama", 8, seed=seed) for seed in (1, 2)]
@@ -230,7 +232,7 @@ def test_the_change_pushes_each_side_its_own_way_and_touches_one_matrix() -> Non
         assert float((shift - along[:, None] * direction.vector("language.1.block_output")).abs().max()) <= 1e-4
     # the shift's sign is the ridge probe's: the same rows, the same number
     accuracy = {
-        solver: fit(held_out=0.3, solver=solver, settings=Settings(patience=None))[1].notes["accuracy"]
+        solver: fit(held_out=0.3, solver=solver, settings=Settings(steps=500, patience=None))[1].notes["accuracy"]
         for solver in ("ridge", "gradient")
     }
     assert abs(accuracy["ridge"] - accuracy["gradient"]) <= 0.01
@@ -255,31 +257,31 @@ def test_inputs_between_the_two_sides_are_hardly_moved_on_average() -> None:
     assert pushed(sides["negative"]) < -0.5
 
 
-def test_an_interrupted_fit_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_an_interrupted_fit_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(Exception):
         pass
 
-    def kill(done: int, steps: int, loss: float) -> None:
-        if done == 50:
-            raise Killed
+    settings = Settings(steps=150, patience=None, evaluate_every=25)
+    whole = fit(solver="gradient", held_out=0.2, settings=settings)[1]
+    losses: list[int] = []
 
-    whole = fit(solver="gradient", held_out=0.2, settings=Settings(steps=150, patience=None))[1]
-    with pytest.raises(Killed):
-        fit(
-            solver="gradient", held_out=0.2, settings=Settings(steps=150, patience=None, folder=tmp_path, progress=kill)
-        )
-    seen: list[int] = []
-    again = fit(
-        solver="gradient",
-        held_out=0.2,
-        settings=Settings(
-            steps=150, patience=None, folder=tmp_path, progress=lambda done, steps, loss: seen.append(done)
-        ),
-    )[1]
-    assert seen[0] == 75
+    def counted(delta: torch.Tensor, push: torch.Tensor, rows: Any, loss: Any = _Data.loss) -> torch.Tensor:
+        losses.append(1)
+        if len(losses) == 60:
+            raise Killed
+        found: torch.Tensor = loss(delta, push, rows)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Data, "loss", staticmethod(counted))
+        with pytest.raises(Killed):
+            fit(solver="gradient", held_out=0.2, settings=settings, folder=tmp_path)
+    kept = json.loads((tmp_path / "training.json").read_text())
+    assert kept["step"] == 50  # two evaluations of 25 steps; the sixtieth loss was within the third
+    again = fit(solver="gradient", held_out=0.2, settings=settings, folder=tmp_path)[1]
     assert torch.equal(again.changes[0].row, whole.changes[0].row)
-    with pytest.raises(BadArtifact, match="another fit"):
-        fit(solver="gradient", held_out=0.2, ridge=0.5, settings=Settings(folder=tmp_path))
+    with pytest.raises(RunMismatch, match="fit"):
+        fit(solver="gradient", held_out=0.2, ridge=0.5, settings=settings, folder=tmp_path)
 
 
 def test_descent_stops_early_when_held_out_rows_get_no_better() -> None:
