@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from policies.errors import BadInput
+from policies.errors import BadInput, SiteNeverFired
 from steer_agents import capture
 from steer_agents.finding.contrast import batches_of
 from steer_agents.finding.scenes import leaves
@@ -75,14 +75,21 @@ def outputs(target: Steerable, batch: capture.Batch) -> torch.Tensor:
 
 @contextmanager
 def edited(location: Location, edit: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Put edit(h) in the place of h (B, N, D) at one location while the block lasts."""
+    """Put edit(h) in the place of h (B, N, D) at one location while the block lasts.
+
+    Raises:
+        SiteNeverFired: the block ended well, but the module did not run in it.
+    """
+    fired = []
 
     def after(module: torch.nn.Module, args: Any, output: Any) -> Any:
+        fired.append(True)
         value = output if torch.is_tensor(output) else output[0]
         changed = written(location, edit(read(location, value)), value)
         return changed if torch.is_tensor(output) else type(output)((changed, *output[1:]))
 
     def before(module: torch.nn.Module, args: tuple[Any, ...]) -> Any:
+        fired.append(True)
         return (written(location, edit(read(location, args[0])), args[0]), *args[1:])
 
     module = location.module
@@ -93,6 +100,10 @@ def edited(location: Location, edit: Callable[[torch.Tensor], torch.Tensor]) -> 
         yield
     finally:
         handle.remove()
+    if not fired:
+        raise SiteNeverFired(
+            f"{location.key} (module {location.path}) did not run in the forward pass; choose another site."
+        )
 
 
 def fingerprint_of(*inputs: Sequence[Any]) -> str:

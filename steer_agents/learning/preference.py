@@ -21,22 +21,22 @@ measured on held-out triples and kept in `info`: `margins` and `signs` (share wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from policies.errors import BadInput, SiteNeverFired
+from policies.errors import BadInput
 from steer_agents import capture
 from steer_agents.direction import Direction
 from steer_agents.fingerprint import data_fingerprint, model_fingerprint
 from steer_agents.learning.trainer import Settings, cosine, split, train
+from steer_agents.passes import edited
 from steer_agents.sae.edits import SaeShift, shift_code
 from steer_agents.sae.model import Sae
-from steer_agents.sites import Location, Site, Steerable, read, resolve, written
+from steer_agents.sites import Site, Steerable, resolve
 
 MULTIPLIERS = (-2.0, -1.0, 1.0, 2.0)
 
@@ -198,7 +198,7 @@ class _Setting:
 
     def margins(self, triples: Sequence[Triple], displace: Displace, m: torch.Tensor) -> torch.Tensor:
         """(B,) margins with the edit at m (B,)."""
-        with displaced(self.location, lambda h: displace(h, torch.cat([m, m]).to(h).reshape(-1, 1, 1))):
+        with edited(self.location, lambda h: displace(h.detach(), torch.cat([m, m]).to(h).reshape(-1, 1, 1))):
             now = self._log_ratio(triples)
         return now - torch.cat([self.reference[id(t)] for t in triples])
 
@@ -251,32 +251,3 @@ class _Setting:
             "signs": {f"{m:g}": float((values * m > 0).float().mean()) for m, values in found.items()},
             "oddness": float((forward + back).norm() / forward.norm().clamp(min=1e-30)),
         }
-
-
-@contextmanager
-def displaced(location: Location, edit: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """h -> edit(h) at a location for the length of a `with` block, with gradients through the edit and not into what made h.
-
-    Raises:
-        SiteNeverFired: the module did not run.
-    """
-    fired = []
-
-    def changed(value: Any) -> Any:
-        fired.append(True)
-        h = read(location, value).detach()
-        out = written(location, edit(h), value if torch.is_tensor(value) else value[0])
-        return out if torch.is_tensor(value) else type(value)((out, *value[1:]))
-
-    if location.side == "input":
-        handle = location.module.register_forward_pre_hook(lambda module, args: (changed(args[0]), *args[1:]))
-    else:
-        handle = location.module.register_forward_hook(lambda module, args, output: changed(output))
-    try:
-        yield
-    finally:
-        handle.remove()
-    if not fired:
-        raise SiteNeverFired(
-            f"{location.key} (module {location.path}) did not run in the forward pass; choose another site."
-        )
