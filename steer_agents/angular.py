@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from policies.errors import NonFinite
-from steer_agents.interventions import Directed, rotate
+from steer_agents.interventions import _Directed, rotate
 
 
 def rotate_to(
@@ -35,7 +35,7 @@ def rotate_to(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RotateTo(Directed):
+class RotateTo(_Directed):
     """Turn to an absolute angle in the direction's plane; strength 1 turns all the way.
 
     Args:

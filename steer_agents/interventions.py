@@ -191,7 +191,7 @@ class Intervention(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Directed(Intervention):
+class _Directed(Intervention):
     """An intervention along a direction. The direction may be given first, without its name.
 
     The strength is a number, one per row, a `Strength`, or a set-point such as "ee_speed=0.08", which is solved at once from the
@@ -225,7 +225,7 @@ class Directed(Intervention):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Add(Directed):
+class Add(_Directed):
     """Push along the direction. A bare number is a relative dose alpha: a fraction of the mean activation norm."""
 
     invariants = ("orthogonal part kept",)
@@ -237,7 +237,7 @@ class Add(Directed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormKeptAdd(Directed):
+class NormKeptAdd(_Directed):
     """Push along the direction, then restore each token's norm. A bare number is a relative dose alpha."""
 
     invariants = ("norm kept",)
@@ -250,7 +250,7 @@ class NormKeptAdd(Directed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablate(Directed):
+class Ablate(_Directed):
     """Remove the part along the direction (all rows of a subspace); strength 1 removes all of it."""
 
     invariants = ("orthogonal part kept", "idempotent at 1", "zero projection at 1")
@@ -261,7 +261,7 @@ class Ablate(Directed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rotate(Directed):
+class Rotate(_Directed):
     """Rotate in the direction's plane; the strength is the angle [rad]."""
 
     invariants = ("norm kept", "orthogonal part kept")
@@ -289,7 +289,7 @@ def _projection(direction: Direction, key: str, given: float | str | None, kind:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clamp(Directed):
+class Clamp(_Directed):
     """Set the projection on the direction to a value.
 
     Args:
@@ -314,7 +314,7 @@ class Clamp(Directed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cap(Directed):
+class Cap(_Directed):
     """Keep the projection on the direction above a floor or below a ceiling; tokens in range are untouched.
 
     Args:
