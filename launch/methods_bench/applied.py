@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from launch.methods_bench.family import Family, Layer, parts, pushes
+from launch.methods_bench.family import Family, Ladder, Layer, parts, pushes
 from launch.methods_bench.found import probed, sae_directions, saes
 from launch.methods_bench.learned import MULTIPLES
 from launch.methods_bench.subject import Attach, Subject
@@ -22,6 +23,7 @@ from steer_agents.calibrate.js_layers import js_layers
 from steer_agents.calibrate.natural_factor import natural_factor
 from steer_agents.calibrate.percentile import percentile
 from steer_agents.calibrate.probability import probability
+from steer_agents.calibrate.reports import Values
 from steer_agents.calibrate.sign_layers import sign_layers
 from steer_agents.direction import Direction
 from steer_agents.finding import find
@@ -33,8 +35,8 @@ from steer_agents.sae.edits import SaeClamp, SaeShift
 from steer_agents.sites import Site, steerable
 from steer_agents.strength import Strength
 
-QUANTILES = (75.0, 50.0, 95.0)
-PROBABILITIES = (0.9, 0.5, 0.99)
+QUANTILES = Ladder((50.0, 75.0, 95.0), 75.0)
+PROBABILITIES = Ladder((0.5, 0.9, 0.99), 0.9)
 EDIT = "block_output"
 
 
@@ -116,33 +118,36 @@ def clamp_natural(subject: Subject) -> Family:
         site = replace(where, layer=layer)
         return Clamp(found.direction, value=multiple * found.values[key], site=site, gate=gate)
 
-    return parts(subject, make, strengths=MULTIPLES, unit="multiples of the projection")
+    return parts(subject, make, ladder=MULTIPLES, unit="multiples of the projection")
 
 
 def cap_percentile(subject: Subject) -> Family:
     """A floor at a percentile of what inputs with the concept project to."""
     where = subject.site(EDIT)
-    bounds = {q: percentile(subject.policy, subject.natural(), subject.positive, q, site=where) for q in QUANTILES}
+
+    @functools.cache
+    def bound(q: float) -> Values:
+        return percentile(subject.policy, subject.natural(), subject.positive, q, site=where)
 
     def make(layer: Layer, q: float, gate: Gate) -> Cap:
-        return Cap(bounds[q].direction, bound=bounds[q].name, site=replace(where, layer=layer), gate=gate)
+        return Cap(bound(q).direction, bound=bound(q).name, site=replace(where, layer=layer), gate=gate)
 
-    return parts(subject, make, strengths=QUANTILES, unit="percentile")
+    return parts(subject, make, ladder=QUANTILES, unit="percentile")
 
 
 def cap_probability(subject: Subject) -> Family:
     """A floor where the probe says P."""
     where = subject.site(EDIT)
-    bounds = {p: probability(probed(subject), p) for p in PROBABILITIES}
-    covered = {int(key.split(".")[-2]) for key in bounds[PROBABILITIES[0]].values}
+    covered = {int(key.split(".")[-2]) for key in probability(probed(subject), PROBABILITIES.first).values}
     layers = tuple(layer for layer in subject.layers if layer in covered)
     if not layers:
         raise BadInput(f"probability: no probe at layers {subject.layers} is accurate enough.")
 
     def make(layer: Layer, p: float, gate: Gate) -> Cap:
-        return Cap(bounds[p].direction, bound=bounds[p].name, site=replace(where, layer=layer), gate=gate)
+        bound = probability(probed(subject), p)
+        return Cap(bound.direction, bound=bound.name, site=replace(where, layer=layer), gate=gate)
 
-    return parts(subject, make, layers=layers, strengths=PROBABILITIES, unit="probability")
+    return parts(subject, make, layers=layers, ladder=PROBABILITIES, unit="probability")
 
 
 def at_js_layers(subject: Subject) -> Family:
@@ -177,7 +182,7 @@ def sae_clamp(subject: Subject) -> Family:
         site = replace(where, layer=layer)
         return SaeClamp(saes(subject)[layer], features=chosen[layer], values=values, site=site, gate=gate)
 
-    return parts(subject, make, strengths=(2.0, 1.0, 4.0), unit="multiples of the mean code")
+    return parts(subject, make, ladder=replace(MULTIPLES, first=2.0), unit="multiples of the mean code")
 
 
 def sae_shift(subject: Subject) -> Family:
@@ -226,7 +231,9 @@ def steer2edit(subject: Subject) -> Family:
             policy, inputs, attention=attention, mlp=mlp, rho_attention=0.3 / strength, rho_mlp=0.5 / strength
         )
 
-    return Family(attach, ("all",), strengths=(0.5, 0.35, 0.7), unit="default rho divided by", gated=False)
+    return Family(
+        attach, ("all",), ladder=Ladder((0.25, 0.35, 0.5, 0.7, 1.0), 0.5), unit="default rho divided by", gated=False
+    )
 
 
 def casal(subject: Subject) -> Family:

@@ -1,4 +1,4 @@
-"""What an entry builds: a way of steering at any layer, strength and gate, and the little grid that it is chosen from."""
+"""What an entry builds: a way of steering at any layer, strength and gate, and the ladder of strengths that it is chosen from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from launch.methods_bench.subject import Attach, Subject
+from policies.errors import BadInput
 from steer_agents import sites
 from steer_agents.direction import Direction
 from steer_agents.gates import Gate
@@ -15,8 +16,29 @@ from steer_agents.steerer import steer
 from steer_agents.strength import Strength
 
 Layer = sites.Layer | tuple[sites.Layer, ...]
-STRENGTHS = (1.0, 0.6, 1.5)
-"""In natural displacements: the first is tried at every layer, the others at the best one."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Strengths, weakest first.
+
+    Args:
+        rungs: ascending, above 0.
+        first: the rung that is tried at every layer; the others at the best one, see `protocol`.
+    """
+
+    rungs: tuple[float, ...]
+    first: float
+
+    def __post_init__(self) -> None:
+        if self.first not in self.rungs or [*self.rungs] != sorted(set(self.rungs)) or self.rungs[0] <= 0:
+            raise BadInput(
+                f"a ladder's rungs ascend from above 0 and hold the first one; got {self.rungs}, first {self.first}."
+            )
+
+
+DOUBLING = Ladder((0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 1.0)
+"""In natural displacements."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +48,7 @@ class Family:
     Args:
         attach: (layer, strength, gate) -> what steers.
         layers: tried; one where the method chooses by itself.
-        strengths: tried, see `STRENGTHS`; in `unit`.
+        ladder: strengths that are tried, in `unit`.
         unit: of the strengths, in words.
         gated: whether a gate can be put before it; weights that were edited have none.
         direction: what it pushes along, where it is a plain push: so that equal ones are not run twice.
@@ -35,7 +57,7 @@ class Family:
 
     attach: Callable[[Layer, float, Gate], Attach]
     layers: tuple[Layer, ...]
-    strengths: tuple[float, ...] = STRENGTHS
+    ladder: Ladder = DOUBLING
     unit: str = "natural displacements"
     gated: bool = True
     direction: Direction | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from launch.methods_bench.family import Family, Layer, parts, pushes
+from launch.methods_bench.family import Family, Ladder, Layer, parts, pushes
 from launch.methods_bench.subject import Subject
 from steer_agents.conceptors import SoftProject
 from steer_agents.direction import Direction
@@ -16,7 +16,7 @@ from steer_agents.interventions import SetNeurons
 from steer_agents.sae.training import Plan
 from steer_agents.sites import Site
 
-NEURON_VALUES = (4.0, 2.0, 10.0)
+NEURON_VALUES = Ladder((1.0, 2.0, 4.0, 10.0, 20.0), 4.0)
 """What neurons are set to; 4 and 10 are the paper's."""
 
 
@@ -82,7 +82,7 @@ def conceptor(subject: Subject) -> Family:
     def make(layer: Layer, strength: float, gate: Gate) -> SoftProject:
         return SoftProject(found, strength=strength, site=replace(where, layer=layer), gate=gate)
 
-    return parts(subject, make, strengths=(0.25, 0.1, 0.5), unit="share of the projection")
+    return parts(subject, make, ladder=Ladder((0.1, 0.25, 0.5, 1.0), 0.25), unit="share of the projection")
 
 
 def behaviour(subject: Subject) -> Family:
@@ -117,7 +117,7 @@ def vocabulary(subject: Subject) -> Family:
     def make(layer: Layer, value: float, gate: Gate) -> SetNeurons:
         return SetNeurons(found, values=value, site=where, gate=gate)
 
-    return parts(subject, make, layers=("its own",), strengths=NEURON_VALUES, unit="value of the neurons")
+    return parts(subject, make, layers=("its own",), ladder=NEURON_VALUES, unit="value of the neurons")
 
 
 def foxp2(subject: Subject) -> Family:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from launch.methods_bench.family import Family, Layer, parts
+from launch.methods_bench.family import DOUBLING, Family, Ladder, Layer, parts
 from launch.methods_bench.subject import Subject
 from steer_agents.affine_maps import Transport
 from steer_agents.gates import Gate
@@ -15,7 +15,7 @@ from steer_agents.learning.trainer import Settings
 from steer_agents.routed import Routed
 from steer_agents.strength import Strength
 
-MULTIPLES = (1.0, 2.0, 4.0)
+MULTIPLES = Ladder((0.5, 1.0, 2.0, 4.0, 8.0), 1.0)
 """Of a projection that is set: m of CDAS."""
 
 
@@ -73,7 +73,7 @@ def cdas(subject: Subject) -> Family:
         value = multiple * entry["mean_projection"]
         return Clamp(found[layer], value=value, site=replace(where, layer=layer), gate=gate)
 
-    return parts(subject, make, strengths=MULTIPLES, unit="multiples of the projection")
+    return parts(subject, make, ladder=MULTIPLES, unit="multiples of the projection")
 
 
 def guiding_giants(subject: Subject) -> Family:
@@ -92,4 +92,4 @@ def guiding_giants(subject: Subject) -> Family:
         site = replace(where, layer=steered)
         return Add(direction, strength=Strength(strength, "beta"), site=site, gate=controller * gate)
 
-    return parts(subject, make, layers=("its own",), strengths=(2.0, 1.0, 4.0))
+    return parts(subject, make, layers=("its own",), ladder=replace(DOUBLING, first=2.0))

@@ -1,16 +1,24 @@
 """The same for every method: layer, strength and gate chosen on choice seeds, then one run on the test seeds.
 
-The choice, in steps, so that a method costs few episodes: every layer at the first strength and gate; at the best of them the other
-strengths; at the best of those the other gates. Best is the largest effect in the wanted direction among those that lose no more success
-than the margin; where none does, the one with the most success. Effects are paired with the unsteered policy by seed.
+The choice, in steps, so that a method costs few episodes and none ends where a grid happened to end:
+
+1. Every layer at the ladder's first strength and gate.
+2. At the best layer up the ladder until a rung breaks the policy, or down until one does not; then halfway (geometric mean) between the
+   strongest that does not and the weakest that does.
+3. At the best of those the other gates.
+
+A candidate breaks the policy if it loses more success than the margin, where a single episode is always within it, or if nothing can be
+measured. Best is the largest effect in the wanted direction among those that do not; where all do, the one with the most success. Effects
+are paired with the unsteered policy by seed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +26,7 @@ from typing import Any
 import pandas as pd
 
 from launch.experiments.vla import change
-from launch.methods_bench.family import Family, Layer
+from launch.methods_bench.family import Family, Ladder, Layer
 from launch.methods_bench.subject import Attach, Subject, Trial
 from steer_agents.runs import write_json
 
@@ -62,21 +70,44 @@ def choose(subject: Subject, name: str, family: Family, base: pd.DataFrame, marg
         found = change(table, base, subject.measure)
         tried.append(Candidate(layer, strength, gate, found.value, found.success))
 
+    def breaks(strength: float) -> bool:
+        attempt(best_of(tried, subject.sign, allowed).layer, strength, first)
+        return not _able(tried[-1], allowed)
+
+    allowed = max(margin, 1 / len(base))
     first, *others = subject.gates if family.gated else [_ungated(subject)]
     for layer in family.layers:
-        attempt(layer, family.strengths[0], first)
-    for strength in () if subject.quick else family.strengths[1:]:
-        attempt(best_of(tried, subject.sign, margin).layer, strength, first)
+        attempt(layer, family.ladder.first, first)
+    if not subject.quick:
+        climb(family.ladder, not any(_able(one, allowed) for one in tried), breaks)
     for gate in others:
-        now = best_of(tried, subject.sign, margin)
+        now = best_of(tried, subject.sign, allowed)
         attempt(now.layer, now.strength, gate)
-    return Choice(best_of(tried, subject.sign, margin), tuple(tried), time.process_time() - began)
+    return Choice(best_of(tried, subject.sign, allowed), tuple(tried), time.process_time() - began)
+
+
+def climb(ladder: Ladder, broken: bool, breaks: Callable[[float], bool]) -> None:
+    """Up the ladder from its first rung until one breaks, or down from a broken one until one does not; then halfway between.
+
+    Args:
+        broken: whether the first rung does.
+        breaks: tries a strength.
+    """
+    at = ladder.rungs.index(ladder.first)
+    for last, strength in itertools.pairwise(ladder.rungs[at:] if not broken else ladder.rungs[at::-1]):
+        if breaks(strength) != broken:
+            breaks(math.sqrt(last * strength))
+            return
 
 
 def best_of(tried: Sequence[Candidate], sign: int, margin: float) -> Candidate:
     """The largest effect within the margin; without any, the most success."""
-    able = [one for one in tried if one.success >= -margin and not math.isnan(one.effect)]
+    able = [one for one in tried if _able(one, margin)]
     return max(able, key=lambda one: sign * one.effect) if able else max(tried, key=lambda one: one.success)
+
+
+def _able(one: Candidate, margin: float) -> bool:
+    return one.success >= -margin - 1e-12 and not math.isnan(one.effect)
 
 
 def _ungated(subject: Subject) -> str:

@@ -18,12 +18,12 @@ from launch import cli
 from launch.experiments import methods_bench
 from launch.experiments.base import Say
 from launch.methods_bench import protocol, subjects
-from launch.methods_bench.family import Family, as_long_as, pushes
+from launch.methods_bench.family import DOUBLING, Family, Ladder, as_long_as, pushes
 from launch.methods_bench.protocol import Candidate, Choice
 from launch.methods_bench.run import UNSTEERED, ZERO, compare_all, twin_of, wanted
 from launch.methods_bench.subject import NEEDS, Asked, Subject, Trial
 from launch.methods_bench.table import ENTRIES, KINDS, REFERENCE, accounted, entry_of
-from policies.errors import UnknownName
+from policies.errors import BadInput, UnknownName
 from policies.mlp import MLP, MLPConfig
 from steer_agents.direction import Direction
 from steer_agents.gates import ALWAYS
@@ -131,8 +131,11 @@ def test_a_planted_concept_is_found_chosen_and_beats_its_controls(tmp_path: Path
     subject = planted()
     found = compare_all(subject, ("pca", "norm-kept-add", "seal"), 0.1, 2, 1, tmp_path, Say())
     best = found.built[REFERENCE].choice
-    assert best.best.strength == 1.0, "1.5 times is 3.0 and breaks it; 0.6 is less"
-    assert {one.strength: one.success for one in best.tried}[1.5] < -0.1
+    assert best.best.strength == 1.0, "1.4 times is 2.8 and breaks it"
+    assert [one.strength for one in best.tried] == pytest.approx([1, 2, math.sqrt(2)]), (
+        "up until it breaks, then halfway"
+    )
+    assert all(one.success < -0.1 for one in best.tried[1:])
     assert found.left_out["seal"] == NEEDS["texts"]
     assert found.left_out["pca"].startswith(f"the direction of `{REFERENCE}`"), "all pairs differ by the same vector"
     pd.testing.assert_frame_equal(found.tables[ZERO], found.tables[UNSTEERED])
@@ -144,6 +147,26 @@ def test_a_planted_concept_is_found_chosen_and_beats_its_controls(tmp_path: Path
     assert shown.conditions["name"].iloc[0] in (REFERENCE, "the words 'more'")
     assert {"random 1+", "random 1-", "random 2+", "permuted 1"} <= set(shown.conditions["name"])
     assert {figure.name for figure in shown.figures} == {"ranking", "effect-success"}
+
+
+@pytest.mark.parametrize(
+    ("breaks_at", "tried"),
+    [(100.0, [2, 4, 8]), (3.0, [2, 4, math.sqrt(8)]), (0.8, [0.5, math.sqrt(0.5)]), (0.1, [0.5, 0.25])],
+)
+def test_a_ladder_is_climbed_until_it_breaks_and_down_until_it_does_not(breaks_at: float, tried: list[float]) -> None:
+    seen: list[float] = []
+
+    def breaks(strength: float) -> bool:
+        seen.append(strength)
+        return strength >= breaks_at
+
+    protocol.climb(DOUBLING, DOUBLING.first >= breaks_at, breaks)
+    assert seen == pytest.approx(tried)
+
+
+def test_a_ladder_without_its_first_rung_is_refused() -> None:
+    with pytest.raises(BadInput, match="first"):
+        Ladder((1.0, 2.0), 3.0)
 
 
 def test_an_interrupted_comparison_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> None:
