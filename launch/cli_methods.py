@@ -41,8 +41,8 @@ def methods(kind: tyro.conf.Positional[str] = "all", /, json: bool = False) -> N
 
 
 def compare(
-    policy: str = "tiny-vla",
     concept: str = "slow",
+    policy: str = "",
     methods: tuple[str, ...] = (),
     quick: bool = False,
     json: bool = False,
@@ -54,8 +54,8 @@ def compare(
     unsteered policy, beside random directions and the words in the prompt. The same command goes on after an interruption.
 
     Args:
-        policy: as `policies.load` takes it, e.g. tiny-vla or smol-vla-135m.
-        concept: slow or fast.
+        concept: slow or fast (of a VLA), brief (of a language model's answers), explore (of a language model in a bandit).
+        policy: as `policies.load` takes it, e.g. smol-vla-135m; the concept's own by default: tiny-vla, or llm:smollm2-135m.
         methods: names of `steer-agents methods`; all of them by default. The difference of means is always among them.
         quick: few episodes, one strength, learning cut short: shows that everything works, not how well.
         json: print results.json instead of tables.
@@ -64,7 +64,10 @@ def compare(
     from launch.experiments import methods_bench
     from launch.experiments.base import Say, write_outcome
 
-    settings = replace(methods_bench.settings(quick), policy=policy, concept=concept, methods=methods)
+    settings = methods_bench.complete(
+        replace(methods_bench.settings(quick), policy=policy, concept=concept, methods=methods)
+    )
+    policy = settings.policy
     name = f"methods-{policy}-{concept}{'-quick' if quick else ''}".replace("/", "-").replace(":", "-")
     folder = out or Path("runs") / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ class Story:
         pulls: (arm, reward) of every pull so far, oldest first.
         contexts: what was shown before each pull and is shown before the next one (one more entry than `pulls`), or
             empty for bandits without contexts.
+        hint: a sentence that is put behind the first line of the scenario, e.g. advice; "" for none.
     """
 
     wording: Wording
@@ -35,9 +36,11 @@ class Story:
     horizon: int
     pulls: Sequence[tuple[int, float]]
     contexts: Sequence[str] = ()
+    hint: str = ""
 
     def intro(self) -> str:
-        return self.wording.intro.format(n=len(self.labels), labels=", ".join(self.labels))
+        told = self.wording.intro.format(n=len(self.labels), labels=", ".join(self.labels))
+        return f"{told} {self.hint}".strip()
 
     def round(self, index: int) -> str:
         """ "Round 3", or "Round 3 (group A)" in a contextual bandit; `index` counts from 0."""

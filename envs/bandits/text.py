@@ -39,13 +39,15 @@ class TextBandit(
     and "summary" it ends exactly where the label is expected, without a space.
 
     `reset` info additionally: `action_labels` (K str, by position of the arm), `prompt_format` ("text" or "messages"),
-    `wording`, `history`.
+    `wording`, `history`, `hint`.
 
     Args:
         env: a `BanditEnv`.
         wording: scenario, a name of `WORDINGS`.
         history: format, a name of `HISTORIES`.
         labels: K names to use instead of the scenario's own.
+        hint: advice behind the scenario's first line, in printable ASCII without line breaks ("suggestive framing" of Krishnamurthy
+            et al.); "" for none.
 
     Example:
         >>> env = TextBandit(BanditEnv("gaussian", n_arms=2, horizon=3), wording="slots")
@@ -60,8 +62,9 @@ class TextBandit(
         wording: str = "buttons",
         history: str = "log",
         labels: Sequence[str] | None = None,
+        hint: str = "",
     ) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self, wording=wording, history=history, labels=labels)
+        gym.utils.RecordConstructorArgs.__init__(self, wording=wording, history=history, labels=labels, hint=hint)
         gym.Wrapper.__init__(self, env)
         if not isinstance(env.unwrapped, BanditEnv):
             raise BadSetting(f"TextBandit wraps a BanditEnv, got {type(env.unwrapped).__name__}.")
@@ -77,7 +80,9 @@ class TextBandit(
                 f"history={history!r} cannot tell contexts, but the {self._bandit.family_name} bandit has them; "
                 f"allowed: {', '.join(allowed)}."
             )
-        self.wording, self.history = wording, history
+        if "\n" in hint or not set(hint) <= set(PROMPT_CHARACTERS):
+            raise BadSetting(f"hint must be printable ASCII text on one line, got {hint!r}.")
+        self.wording, self.history, self.hint = wording, history, hint
         self.labels = _check_labels(wording, labels, config.n_arms)
         self._ended = False
         self._last: dict[str, Any] | None = None
@@ -96,6 +101,7 @@ class TextBandit(
             "prompt_format": HISTORIES[self.history].prompt_format,
             "wording": self.wording,
             "history": self.history,
+            "hint": self.hint,
         }
         self._last = observation
         return self._with_prompt(observation), info
@@ -140,7 +146,7 @@ class TextBandit(
         return {**observation, "prompt": self._render(pulls, told)}
 
     def _render(self, pulls: Sequence[tuple[int, float]], contexts: Sequence[str]) -> str:
-        story = Story(WORDINGS[self.wording], self.labels, self._bandit.config.horizon, pulls, contexts)
+        story = Story(WORDINGS[self.wording], self.labels, self._bandit.config.horizon, pulls, contexts, self.hint)
         return HISTORIES[self.history].render(story)
 
     def _longest_prompt(self) -> int:
@@ -153,10 +159,10 @@ class TextBandit(
 
 
 def make_text_bandit(
-    wording: str = "buttons", history: str = "log", labels: Sequence[str] | None = None, **bandit: Any
+    wording: str = "buttons", history: str = "log", labels: Sequence[str] | None = None, hint: str = "", **bandit: Any
 ) -> TextBandit:
     """Entry point of the registered text ids: a `BanditEnv` with settings `bandit`, told in words."""
-    return TextBandit(BanditEnv(**bandit), wording=wording, history=history, labels=labels)
+    return TextBandit(BanditEnv(**bandit), wording=wording, history=history, labels=labels, hint=hint)
 
 
 def _check_labels(wording: str, labels: Sequence[str] | None, n_arms: int) -> tuple[str, ...]:

@@ -90,12 +90,12 @@ def rotated(history: History, by: int, n_arms: int) -> History:
     return [((arm + by) % n_arms, reward) for arm, reward in history]
 
 
-def prompts_of(history: History, n_arms: int, wording: str) -> list[str]:
+def prompts_of(history: History, n_arms: int, wording: str, hint: str = "") -> list[str]:
     """The prompts before each pull of a history; each extends the one before."""
     scenario = WORDINGS[wording]
     labels = scenario.labels[:n_arms]
     render = HISTORIES["log"].render
-    return [render(Story(scenario, labels, len(history), history[:t])) for t in range(len(history))]
+    return [render(Story(scenario, labels, len(history), history[:t], hint=hint)) for t in range(len(history))]
 
 
 class Bench:

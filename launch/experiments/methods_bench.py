@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from launch.experiments.base import Figure, Outcome, Say, settings_key
-from launch.experiments.vla import CARRYING, change
+from launch.experiments.vla import change
 from launch.methods_bench import subjects
 from launch.methods_bench.ranking import measured, ranked
 from launch.methods_bench.run import UNSTEERED, ZERO, Findings, compare_all, wanted
@@ -33,11 +33,10 @@ class Settings:
     """Settings of the comparison.
 
     Args:
-        policy: a name that `policies.load` takes; load: its options.
-        concept: a name in `launch.methods_bench.subjects.MAKERS`.
+        concept: a name in `launch.methods_bench.subjects.CONCEPTS`.
+        policy: a name that `policies.load` takes, "" for the concept's own; load: its options.
         methods: names; empty takes all.
-        tasks: that are run.
-        finding, choice, test: episodes of every task.
+        tasks, finding, choice, test: see `Asked`; empty and 0 take what the concept's row says.
         first_test_seed: of the test layouts.
         layers: tried; empty takes those that suit the policy.
         margin: largest loss of success, while choosing and in the test.
@@ -45,14 +44,14 @@ class Settings:
         quick: one strength, and learning cut short: shows that everything works, not how well.
     """
 
-    policy: str = "tiny-vla"
-    load: Mapping[str, Any] = field(default_factory=dict)
     concept: str = "slow"
+    policy: str = ""
+    load: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = CARRYING
-    finding: int = 2
-    choice: int = 1
-    test: int = 5
+    tasks: tuple[str, ...] = ()
+    finding: int = 0
+    choice: int = 0
+    test: int = 0
     first_test_seed: int = TEST
     layers: tuple[int, ...] = ()
     margin: float = 0.1
@@ -62,30 +61,29 @@ class Settings:
 
 
 def settings(quick: bool) -> Settings:
-    """40 paired test episodes a method (about 15 minutes of one core), or two of two tasks (about 3 minutes)."""
-    if not quick:
-        return Settings()
-    return replace(
-        Settings(),
-        tasks=CARRYING[5:7],
-        finding=2,
-        test=1,
-        layers=(1,),
-        n_random=1,
-        n_permuted=1,
-        quick=True,
-        first_test_seed=QUICK_TEST,
+    """Everything (from half an hour to two hours of one core, see `launch/methods_bench/README.md`), or a few minutes."""
+    return (
+        replace(Settings(), n_random=1, n_permuted=1, quick=True, first_test_seed=QUICK_TEST) if quick else Settings()
     )
+
+
+def complete(s: Settings) -> Settings:
+    """With what the concept's row says in place of what was left open."""
+    row = subjects.concept(s.concept)
+    sizes = row.quick if s.quick else row.full
+    left_open = {name: value for name, value in {"policy": row.policy, **vars(sizes)}.items() if not getattr(s, name)}
+    return replace(s, **left_open)
 
 
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Find, choose, test, rank."""
     wanted(s.methods)
+    s = complete(s)
     kept = folder / f"rollouts-{settings_key(replace(s, methods=()))}"
     asked = Asked(
         s.policy, s.concept, s.tasks, s.finding, s.choice, s.test, s.first_test_seed, s.layers, kept, s.load, s.quick
     )
-    subject = subjects.make(asked)
+    subject = subjects.concept(s.concept).make(asked)
     findings = compare_all(subject, s.methods, s.margin, s.n_random, s.n_permuted, kept, say)
     return outcome(subject, findings, s.margin)
 

@@ -20,6 +20,7 @@ from steer_agents.baking.casal import casal as fit_casal
 from steer_agents.baking.fold import bake as fold
 from steer_agents.baking.steer2edit import steer2edit as edit_components
 from steer_agents.calibrate.js_layers import js_layers
+from steer_agents.calibrate.kl_budget import within_kl_budget
 from steer_agents.calibrate.natural_factor import natural_factor
 from steer_agents.calibrate.percentile import percentile
 from steer_agents.calibrate.probability import probability
@@ -37,6 +38,8 @@ from steer_agents.strength import Strength
 
 QUANTILES = Ladder((50.0, 75.0, 95.0), 75.0)
 PROBABILITIES = Ladder((0.5, 0.9, 0.99), 0.9)
+BUDGETS = Ladder((1e-3, 1e-2, 0.1, 1.0, 10.0), 0.1)
+"""Nats a token; 1e-3 is the paper's."""
 EDIT = "block_output"
 
 
@@ -148,6 +151,21 @@ def cap_probability(subject: Subject) -> Family:
         return Cap(bound.direction, bound=bound.name, site=replace(where, layer=layer), gate=gate)
 
     return parts(subject, make, layers=layers, ladder=PROBABILITIES, unit="probability")
+
+
+def kl_budget(subject: Subject) -> Family:
+    """As long as a bound on the next token's divergence allows."""
+    where, prompts = subject.site(EDIT), subject.few(subject.offers["next token"], 12)
+
+    @functools.cache
+    def within(layer: Layer, budget: float) -> Strength:
+        site = replace(where, layer=layer)
+        return within_kl_budget(subject.policy, subject.natural(), prompts, budget, site=site)
+
+    def make(layer: Layer, budget: float, gate: Gate) -> Add:
+        return Add(subject.natural(), strength=within(layer, budget), site=replace(where, layer=layer), gate=gate)
+
+    return parts(subject, make, ladder=BUDGETS, unit="nats a token")
 
 
 def at_js_layers(subject: Subject) -> Family:

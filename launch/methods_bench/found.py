@@ -23,7 +23,7 @@ NEURON_VALUES = Ladder((1.0, 2.0, 4.0, 10.0, 20.0), 4.0)
 def contrasted(subject: Subject, name: str, **options: Any) -> Direction:
     """A method on the two sets of inputs."""
     return find(
-        subject.policy, name, positive=subject.positive, negative=subject.negative, site=subject.site("block_output"), **options
+        subject.policy, name, positive=subject.positive, negative=subject.negative, site=subject.tried, **options
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def probed(subject: Subject) -> Direction:
 def against_opposite(subject: Subject) -> Family:
     """Two-sided: the concept's words less its opposite's."""
     found = find(
-        subject.policy, "mean-difference", positive=subject.positive, negative=subject.opposite, site=subject.site("block_output")
+        subject.policy, "mean-difference", positive=subject.positive, negative=subject.opposite, site=subject.tried
     )  # fmt: skip
     return pushes(subject, replace(found, method="prompt-contrast"))
 
@@ -55,13 +55,13 @@ def weighted(subject: Subject) -> Family:
     """Every group of inputs counts once, however many it has."""
     weights = equal_by(subject.groups)
     one = ContrastSet("contrast-set", subject.positive, subject.negative, paired=True, weights=(weights, weights))
-    return pushes(subject, find(subject.policy, "contrast-set", contrast=one, site=subject.site("block_output")))
+    return pushes(subject, find(subject.policy, "contrast-set", contrast=one, site=subject.tried))
 
 
 def efficiency(subject: Subject) -> Family:
     """Short successes against long ones, turned to the concept."""
     found = find(
-        subject.policy, "efficiency", attempts=subject.offers["attempts"], max_ratio=0.95, site=subject.site("block_output")
+        subject.policy, "efficiency", attempts=subject.offers["attempts"], max_ratio=0.95, site=subject.tried
     )  # fmt: skip
     return pushes(subject, _signed(subject, found))
 
@@ -77,7 +77,7 @@ def purified(subject: Subject) -> Family:
 
 def conceptor(subject: Subject) -> Family:
     """Passed through, not pushed."""
-    found, where = contrasted(subject, "conceptor"), subject.site("block_output")
+    found, where = contrasted(subject, "conceptor"), subject.tried
 
     def make(layer: Layer, strength: float, gate: Gate) -> SoftProject:
         return SoftProject(found, strength=strength, site=replace(where, layer=layer), gate=gate)
@@ -87,7 +87,7 @@ def conceptor(subject: Subject) -> Family:
 
 def behaviour(subject: Subject) -> Family:
     """Scenes where the policy did much of it against those where it did little."""
-    found = find(subject.policy, "behaviour-contrast", site=subject.site("block_output"), **subject.offers["behaviour"])
+    found = find(subject.policy, "behaviour-contrast", site=subject.tried, **subject.offers["behaviour"])
     return pushes(subject, _signed(subject, found))
 
 
@@ -95,18 +95,29 @@ def action_gradient(subject: Subject) -> Family:
     """Where the actions themselves would go."""
     found = find(
         subject.policy, "action-gradient", scenes=subject.negative, functional=subject.offers["functional"],
-        site=subject.site("block_output"),
+        site=subject.tried,
     )  # fmt: skip
     return pushes(subject, _signed(subject, found))
 
 
 def grains(subject: Subject) -> Family:
     """Without the tokens that attribution names."""
-    inputs, steps = subject.few(subject.negative, 4 if subject.quick else 24), 4 if subject.quick else 16
-    found = find(
-        subject.policy, "grains", inputs=inputs, functional=subject.offers["functional"], steps=steps, site=subject.site("block_output")
-    )  # fmt: skip
-    return pushes(subject, _signed(subject, found))
+    steps, count = (4, 4) if subject.quick else (16, min(24, 3 * subject.batch))
+    asked = dict(subject.offers["attribution"])
+    sign = asked.pop("sign", 1)
+    asked = {key: value if isinstance(value, str) else subject.few(value, count) for key, value in asked.items()}
+    found = find(subject.policy, "grains", steps=steps, site=subject.tried, **asked)
+    return pushes(subject, sign * found)
+
+
+def asc(subject: Subject) -> Family:
+    """The end of a concise teacher's text against the end of the own one."""
+    return pushes(subject, find(subject.policy, "asc", site=subject.tried, **subject.offers["teacher"]))
+
+
+def entropy(subject: Subject) -> Family:
+    """Where the policy is less sure of what it does."""
+    return pushes(subject, find(subject.policy, "entropy", site=subject.tried, **subject.offers["entropy"]))
 
 
 def vocabulary(subject: Subject) -> Family:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from launch.methods_bench.family import DOUBLING, Family, Ladder, Layer, parts
+from launch.methods_bench.found import saes
 from launch.methods_bench.subject import Subject
 from steer_agents.affine_maps import Transport
 from steer_agents.gates import Gate
@@ -13,6 +14,7 @@ from steer_agents.interventions import Add, Clamp
 from steer_agents.learning import learn
 from steer_agents.learning.trainer import Settings
 from steer_agents.routed import Routed
+from steer_agents.sae.edits import SaeShift
 from steer_agents.strength import Strength
 
 MULTIPLES = Ladder((0.5, 1.0, 2.0, 4.0, 8.0), 1.0)
@@ -21,7 +23,7 @@ MULTIPLES = Ladder((0.5, 1.0, 2.0, 4.0, 8.0), 1.0)
 
 def bank(subject: Subject) -> Family:
     """g-act with its router."""
-    where = subject.site("block_output")
+    where = subject.tried
     found = learn(subject.policy, "g-act", positive=subject.positive, negative=subject.negative, site=where)
 
     def make(layer: Layer, strength: float, gate: Gate) -> Routed:
@@ -51,7 +53,9 @@ def transport(name: str, **options: Any) -> Any:
 def steps(count: int, learning_rate: float, batch_size: int = 8) -> Any:
     """Settings of a training, cut short where the subject is quick."""
     every = max(4, count // 8)
-    return lambda subject: Settings(4 if subject.quick else count, learning_rate, batch_size, evaluate_every=every)
+    return lambda subject: Settings(
+        4 if subject.quick else count, learning_rate, min(batch_size, subject.batch), evaluate_every=every
+    )
 
 
 def cdas(subject: Subject) -> Family:
@@ -74,6 +78,33 @@ def cdas(subject: Subject) -> Family:
         return Clamp(found[layer], value=value, site=replace(where, layer=layer), gate=gate)
 
     return parts(subject, make, ladder=MULTIPLES, unit="multiples of the projection")
+
+
+def bipo(subject: Subject) -> Family:
+    """One vector learned from preferences, at the last layer that is tried; multiples of it."""
+    where = replace(subject.site("block_output"), layer=subject.layers[-1])
+    found = learn(
+        subject.policy, "bipo", triples=subject.offers["preferences"], site=where, settings=steps(40, 0.03, 4)(subject)
+    )
+
+    def make(layer: Layer, multiplier: float, gate: Gate) -> Add:
+        return Add(found, strength=Strength(multiplier, "beta"), site=where, gate=gate)
+
+    return parts(subject, make, layers=("its own",), unit="multiples of the learned vector")
+
+
+def yapo(subject: Subject) -> Family:
+    """The same in the code of an SAE."""
+    layer = subject.layers[-1]
+    where = replace(subject.site("block_output"), layer=layer)
+    found: SaeShift = learn(
+        subject.policy, "yapo", triples=subject.offers["preferences"], sae=saes(subject)[layer], settings=steps(40, 0.03, 4)(subject)
+    )  # fmt: skip
+
+    def make(layer: Layer, multiplier: float, gate: Gate) -> SaeShift:
+        return replace(found, strength=multiplier, site=where, gate=gate)
+
+    return parts(subject, make, layers=("its own",), unit="multiples of the learned code")
 
 
 def guiding_giants(subject: Subject) -> Family:

@@ -78,6 +78,8 @@ def compare_all(
     base = subject.run(Trial("choice base"), protocol.CHOICE)
     _test(findings, subject, UNSTEERED, "base", Trial("base"))
     _test(findings, subject, f"the words '{subject.words}'", "other", Trial("words", words=subject.words))
+    for name, attach in subject.instead.items():
+        _test(findings, subject, name, "other", Trial(name, attach))
     choices = protocol.kept(folder / "choices.json")
     for name in names:
         say.stage(name)
@@ -120,9 +122,14 @@ def twin_of(family: Family, others: Mapping[str, Family]) -> str | None:
     mine = family.direction
     for name, other in others.items():
         theirs = other.direction
-        if mine is None or theirs is None or other.layers != family.layers:
+        if (
+            mine is None
+            or theirs is None
+            or other.layers != family.layers
+            or not mine.vectors.keys() & theirs.vectors.keys()
+        ):
             continue
-        if mine.vectors.keys() == theirs.vectors.keys() and min(mine.cosine(theirs).values()) >= SAME:
+        if min(mine.cosine(theirs).values()) >= SAME:
             return name
     return None
 

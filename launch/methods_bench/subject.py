@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ Attach = Callable[[Any], AbstractContextManager[Any]]
 """policy -> what steers it while the `with` block lasts."""
 
 NEEDS: Mapping[str, str] = {
-    "texts": "needs a language model that answers in texts",
+    "teacher": "needs texts of a concise teacher",
+    "thoughts": "needs own reasoning texts",
+    "personas": "needs replies in roles",
     "next token": "reads the next token's distribution after prompts: needs a causal language model",
     "preferences": "needs preferred and dispreferred answers of a causal language model",
     "tuned copy": "needs a fine-tuned copy of the policy",
@@ -33,6 +35,7 @@ NEEDS: Mapping[str, str] = {
     "entropy": "finds how sure a policy is, which is another concept",
     "success": "finds what tells success from failure, which is another concept",
     "functional": "needs a number worked out from the actions, with gradients",
+    "attribution": "needs a preferred answer or a number worked out from the actions, with gradients",
     "behaviour": "needs a quantity that was measured in own rollouts",
     "attempts": "needs own attempts with their outcome and length",
     "nuisances": "needs inputs that show other concepts",
@@ -49,8 +52,8 @@ class Asked:
     Args:
         policy: a name that `policies.load` takes; load: its options.
         concept: a name in `subjects.MAKERS`.
-        tasks: that are run.
-        finding, choice, test: episodes of every task to find on, to choose on, to test on.
+        tasks: that are run, where there are several; environments of an agent.
+        finding, choice, test: episodes (of every task), histories or prompts to find on, to choose on, to test on.
         first_test_seed: of the test episodes.
         layers: tried; empty takes those that suit the policy.
         folder: where finished trials are kept.
@@ -100,6 +103,8 @@ class Subject:
         layers: tried, each by itself.
         gates: name -> when to steer; the first one is tried first.
         run: (trial, "choice" or "test") -> one row per episode: seed, success, errored and the measure; equal seeds for every trial.
+        instead: name -> what one would attach instead of a direction, e.g. a temperature; run beside the words.
+        batch: largest batch that a learned method takes: slow networks take little ones.
         offers: name in `NEEDS` -> what there is of it.
         quick: whether learning may be cut short, to see that everything works.
     """
@@ -119,6 +124,8 @@ class Subject:
     layers: tuple[int, ...]
     gates: Mapping[str, Gate]
     run: Callable[[Trial, str], pd.DataFrame]
+    instead: Mapping[str, Attach] = field(default_factory=dict)
+    batch: int = 32
     offers: Mapping[str, Any] = field(default_factory=dict)
     quick: bool = False
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -128,6 +135,11 @@ class Subject:
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
+
+    @property
+    def tried(self) -> Site:
+        """The block outputs of the layers that are tried: what a method reads that fits each layer by itself."""
+        return replace(self.site("block_output"), layer=self.layers)
 
     def natural(self, kind: str = "block_output") -> Direction:
         """Difference of means at a site kind: its length is the natural displacement, the unit of all strengths."""

@@ -90,6 +90,7 @@ def subject(asked: Asked) -> Subject:
         run=run,
         offers={
             "functional": adverb.functional,
+            "attribution": {"inputs": bare, "functional": adverb.functional, "sign": adverb.sign},
             "word": adverb.words,
             "nuisances": [said(words) for words in adverb.others],
             "when": [

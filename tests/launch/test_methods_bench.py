@@ -21,7 +21,7 @@ from launch.methods_bench import protocol, subjects
 from launch.methods_bench.family import DOUBLING, Family, Ladder, as_long_as, pushes
 from launch.methods_bench.protocol import Candidate, Choice
 from launch.methods_bench.run import UNSTEERED, ZERO, compare_all, twin_of, wanted
-from launch.methods_bench.subject import NEEDS, Asked, Subject, Trial
+from launch.methods_bench.subject import NEEDS, Subject, Trial
 from launch.methods_bench.table import ENTRIES, KINDS, REFERENCE, accounted, entry_of
 from policies.errors import BadInput, UnknownName
 from policies.mlp import MLP, MLPConfig
@@ -65,7 +65,7 @@ def test_the_reference_is_always_run_and_unknown_names_are_refused() -> None:
     with pytest.raises(UnknownName, match="pca"):
         wanted(["pcb"])
     with pytest.raises(UnknownName, match="slow"):
-        subjects.make(Asked("tiny-vla", "slwo", (), 1, 1, 1, 0, (), Path()))
+        subjects.concept("slwo")
 
 
 # ---- a planted subject: the concept is one coordinate of a network, and too much of it breaks the policy
@@ -136,7 +136,7 @@ def test_a_planted_concept_is_found_chosen_and_beats_its_controls(tmp_path: Path
         "up until it breaks, then halfway"
     )
     assert all(one.success < -0.1 for one in best.tried[1:])
-    assert found.left_out["seal"] == NEEDS["texts"]
+    assert found.left_out["seal"] == NEEDS["thoughts"]
     assert found.left_out["pca"].startswith(f"the direction of `{REFERENCE}`"), "all pairs differ by the same vector"
     pd.testing.assert_frame_equal(found.tables[ZERO], found.tables[UNSTEERED])
     base = found.tables[UNSTEERED]["level"]

@@ -58,7 +58,7 @@ class Bench:
         place = self.folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
         if not place.exists():
             with steer(self.policy, part) if part else nullcontext():
-                rows = self._decoded([f"{prompt} {wish}".strip() for prompt in prompts], most)
+                rows = self.decoded([f"{prompt} {wish}".strip() for prompt in prompts], most)
             likely = self.log_probabilities(prompts, [str(row["text"]) for row in rows])
             for row, value in zip(rows, likely, strict=True):
                 row |= {"repeated": repeated_4grams(str(row["text"])), "log_probability": value}
@@ -68,7 +68,8 @@ class Bench:
             seed=range(len(table)), prompt=list(prompts), errored=False
         )
 
-    def _decoded(self, prompts: Sequence[str], most: int) -> list[dict[str, object]]:
+    def decoded(self, prompts: Sequence[str], most: int) -> list[dict[str, object]]:
+        """Answer prompts as the policy is now; a row per prompt: text, n_tokens, finished."""
         module, tokenizer = self.policy.module, self.policy.tokenizer
         pad, stop = pad_token_id(tokenizer), tokenizer.eos_token_id
         rows: list[dict[str, object]] = []
