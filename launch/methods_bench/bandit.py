@@ -89,7 +89,7 @@ def subject(asked: Asked) -> Subject:
         gates={"always": ALWAYS},
         run=run,
         instead={f"temperature {value:g}": _warmer(value) for value in TEMPERATURES},
-        batch=4,
+        slow=True,
         offers={
             "entropy": {
                 "prompts": [prompts_of(history, n_arms, settings.wording) for history in histories],
@@ -101,6 +101,7 @@ def subject(asked: Asked) -> Subject:
                 "groups": [t for _ in histories for t in ASKED_AT],
                 "episodes": [i for i in range(len(histories)) for _ in ASKED_AT],
             },
+            "responses": (other, words),
             "preferences": triples_of(policy.tokenizer, list(zip(plain, other, words, strict=True))),
             "attribution": {
                 "inputs": plain,

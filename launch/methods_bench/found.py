@@ -102,7 +102,7 @@ def action_gradient(subject: Subject) -> Family:
 
 def grains(subject: Subject) -> Family:
     """Without the tokens that attribution names."""
-    steps, count = (4, 4) if subject.quick else (16, min(24, 3 * subject.batch))
+    steps, count = (4, 4) if subject.quick else (16, 12 if subject.slow else 24)
     asked = dict(subject.offers["attribution"])
     sign = asked.pop("sign", 1)
     asked = {key: value if isinstance(value, str) else subject.few(value, count) for key, value in asked.items()}

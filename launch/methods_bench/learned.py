@@ -15,6 +15,7 @@ from steer_agents.learning import learn
 from steer_agents.learning.trainer import Settings
 from steer_agents.routed import Routed
 from steer_agents.sae.edits import SaeShift
+from steer_agents.sites import Site
 from steer_agents.strength import Strength
 
 MULTIPLES = Ladder((0.5, 1.0, 2.0, 4.0, 8.0), 1.0)
@@ -54,7 +55,10 @@ def steps(count: int, learning_rate: float, batch_size: int = 8) -> Any:
     """Settings of a training, cut short where the subject is quick."""
     every = max(4, count // 8)
     return lambda subject: Settings(
-        4 if subject.quick else count, learning_rate, min(batch_size, subject.batch), evaluate_every=every
+        4 if subject.quick else count,
+        learning_rate,
+        min(batch_size, 4) if subject.slow else batch_size,
+        evaluate_every=every,
     )
 
 
@@ -63,12 +67,15 @@ def cdas(subject: Subject) -> Family:
     where = subject.site("block_output")
     count = 8 if subject.quick else 24
     sides = {"positive": subject.few(subject.positive, count), "negative": subject.few(subject.negative, count)}
+    responses = subject.offers.get("responses")
+    told = {"responses": tuple(subject.few(one, count) for one in responses)} if responses else {"aligned": True}
+    layers = subject.layers[-1:] if subject.slow else subject.layers
     found = {
         layer: learn(
-            subject.policy, "cdas", site=replace(where, layer=layer, tokens="all"), aligned=True, settings=steps(40, 0.04, 4)(subject),
-            **sides,
+            subject.policy, "cdas", site=replace(where, layer=layer, tokens="all"),
+            settings=steps(12 if subject.slow else 40, 0.04, 4)(subject), **sides, **told,
         )
-        for layer in subject.layers
+        for layer in layers
     }  # fmt: skip
 
     def make(layer: Layer, multiple: float, gate: Gate) -> Clamp:
@@ -77,12 +84,12 @@ def cdas(subject: Subject) -> Family:
         value = multiple * entry["mean_projection"]
         return Clamp(found[layer], value=value, site=replace(where, layer=layer), gate=gate)
 
-    return parts(subject, make, ladder=MULTIPLES, unit="multiples of the projection")
+    return parts(subject, make, layers, ladder=MULTIPLES, unit="multiples of the projection")
 
 
 def bipo(subject: Subject) -> Family:
     """One vector learned from preferences, at the last layer that is tried; multiples of it."""
-    where = replace(subject.site("block_output"), layer=subject.layers[-1])
+    where = Site("block_output", subject.layers[-1])
     found = learn(
         subject.policy, "bipo", triples=subject.offers["preferences"], site=where, settings=steps(40, 0.03, 4)(subject)
     )

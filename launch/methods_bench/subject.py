@@ -39,6 +39,7 @@ NEEDS: Mapping[str, str] = {
     "behaviour": "needs a quantity that was measured in own rollouts",
     "attempts": "needs own attempts with their outcome and length",
     "nuisances": "needs inputs that show other concepts",
+    "responses": "needs what is answered on either side",
     "when": "needs to know on which inputs to steer",
     "word": "needs a vocabulary that the policy acts through",
 }
@@ -104,7 +105,7 @@ class Subject:
         gates: name -> when to steer; the first one is tried first.
         run: (trial, "choice" or "test") -> one row per episode: seed, success, errored and the measure; equal seeds for every trial.
         instead: name -> what one would attach instead of a direction, e.g. a temperature; run beside the words.
-        batch: largest batch that a learned method takes: slow networks take little ones.
+        slow: whether a pass takes seconds: learned methods then get small batches, and those that learn one layer get one.
         offers: name in `NEEDS` -> what there is of it.
         quick: whether learning may be cut short, to see that everything works.
     """
@@ -125,7 +126,7 @@ class Subject:
     gates: Mapping[str, Gate]
     run: Callable[[Trial, str], pd.DataFrame]
     instead: Mapping[str, Attach] = field(default_factory=dict)
-    batch: int = 32
+    slow: bool = False
     offers: Mapping[str, Any] = field(default_factory=dict)
     quick: bool = False
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)

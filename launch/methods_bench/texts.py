@@ -71,7 +71,7 @@ def subject(asked: Asked) -> Subject:
         layers=asked.layers or tuple(layer_indices(DEPTHS, bench.target.depth())),
         gates={"always": ALWAYS},
         run=run,
-        batch=4,
+        slow=True,
         offers={
             "teacher": {"prompts": plain, "concise": teacher, "verbose": own},
             "attempts": [
@@ -81,6 +81,7 @@ def subject(asked: Asked) -> Subject:
                 if text
             ],
             "behaviour": {"scenes": plain, "values": [float(n) for n in written[""]["n_tokens"]]},
+            "responses": (teacher, [text or "." for text in own]),
             "preferences": triples_of(policy.tokenizer, [(plain[i], teacher[i], own[i]) for i in told]),
             "attribution": {
                 "inputs": [plain[told[i]] for i in split],

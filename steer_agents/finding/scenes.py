@@ -15,8 +15,8 @@ from steer_agents.fingerprint import data_fingerprint, model_fingerprint
 from steer_agents.sites import Site, Steerable
 from steer_agents.tokens import token_class
 
-Scene = Mapping[str, Any]
-"""An observation without a batch axis, as a policy's `encode` takes it."""
+Scene = Mapping[str, Any] | str
+"""An observation without a batch axis, as a policy's `encode` takes it; of a language model, a prompt."""
 
 
 def check_scenes(target: Steerable, scenes: Sequence[Scene], method: str) -> None:
@@ -45,9 +45,9 @@ def encoded(target: Steerable, scenes: Sequence[Any], batch_size: int) -> Iterat
 
 
 def leaves(scene: Scene) -> list[Any]:
-    """The values of a nested mapping in order, arrays as tensors: what a data fingerprint is taken of."""
+    """The values of a nested mapping in order, arrays as tensors: what a data fingerprint is taken of. A prompt is its own leaf."""
     found: list[Any] = []
-    for value in scene.values():
+    for value in scene.values() if isinstance(scene, Mapping) else [scene]:
         if isinstance(value, Mapping):
             found += leaves(value)
         else:
