@@ -12,6 +12,7 @@ import pandas as pd
 
 from envs.errors import NoRenderer
 from launch import played_again, scene_paths
+from launch.judged import elo_sections
 from policies.errors import BadInput
 from steer_agents.evaluation.compare import Comparison, compare
 from steer_agents.evaluation.figures import Drawn, paired_figure, single_figure
@@ -80,6 +81,7 @@ def report_runs(
         for one, table in zip(others, tables[1:], strict=True):
             figures = [paired_figure(table, tables[0], c.measure, found=c, role=one.role) for c in found[one.name]]
             sections.append(Section(f"{one.name} against {base.name}", figures))
+        sections += elo_sections({one.name: table for one, table in zip(runs, tables, strict=True)}, chosen[0], notes)
         if len(chosen) > 1:
             notes.append(f"The verdict is about {chosen[0]}. The other {len(chosen) - 1} measures were looked at as well; their "
                          "intervals are not corrected for that.")  # fmt: skip
