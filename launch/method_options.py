@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.cli_base import prompt_lines
-from policies.errors import BadInput
+from policies.errors import BadInput, nearest
 
 
 def pair(text: str) -> tuple[str, str]:
     """Name and value of "name=value"."""
     name, found, value = text.partition("=")
     if not found or not name:
-        raise BadInput(f"--set takes name=value, got {text!r}.")
+        raise BadInput(f"expected name=value, as --set takes it, got {text!r}.")
     return name, value
+
+
+def options_of(
+    function: Callable[..., Any], given: Sequence[str], taken: Collection[str], policy: Any = None
+) -> dict[str, Any]:
+    """The further arguments of a method from "name=value" texts.
+
+    Args:
+        function: the method; taken: its arguments that the command has words of its own for.
+    Raises:
+        BadInput: it has no such argument, or what reading it raises.
+    """
+    known = [name for name in inspect.signature(function).parameters if name not in taken]
+    asked = dict(map(pair, given))
+    if unknown := [name for name in asked if name not in known]:
+        raise BadInput(f"--set {unknown[0]}: {function.__name__} has no such argument{nearest(unknown[0], known)}")
+    return {name: READ.get(name, plain)(policy, text) for name, text in asked.items()}
 
 
 def plain(policy: Any, text: str) -> Any:

@@ -92,7 +92,8 @@ class Doses:
             three = [rows[~_errored(rows)] for rows in (self.tables[0.0], self.tables[s], self.tables[-s])]
             common = three[0].index.intersection(three[1].index).intersection(three[2].index)
             if len(common):
-                curve.append(counts(*(votes(rows.loc[common], SIDE) for rows in three), strength=s))
+                base, up, down = (votes(rows.loc[common], SIDE) for rows in three)
+                curve.append(counts(base, up, down, s))
         if not curve:
             raise BadInput(
                 f"depth: no strength has episodes of both signs on one seed; strengths are {_list(self.tables)}. Run a strength and its "
