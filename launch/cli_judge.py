@@ -165,6 +165,8 @@ def harmonic_(
     rows = []
     for name, group in [("all", pairs)] if by is None else list(pairs.groupby(table[by].astype(str), sort=False)):
         items = group.dropna(subset=["control", "competence"])
+        if items.empty:
+            raise BadInput(f"judge harmonic: no item of {name!r} in {source} has both {control!r} and {competence!r}.")
         c, q = items["control"].to_numpy(), items["competence"].to_numpy()
         found, (whole, each) = harmonic(c, q), harmonic_intervals(c, q)
         rows.append(

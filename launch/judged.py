@@ -37,7 +37,8 @@ def study_sections(told: Mapping[str, Any]) -> list[Section]:
     if told["scores"]:
         text = (
             "Harmonic score of control (the share of episodes on the side of the unsteered mean that was asked for) and competence "
-            "(success), of the means and per episode; 95 % bootstrap intervals over episodes. Unsteered, control is about a half by itself."
+            "(success), of the means and per episode; 95 % bootstrap intervals over episodes. The unsteered rows say what both are by "
+            "themselves."
         )
         sections.append(Section("Control and competence in one number", text=text, table=pd.DataFrame(told["scores"])))
     return sections

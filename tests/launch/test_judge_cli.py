@@ -181,9 +181,11 @@ def test_harmonic_score_of_a_table_by_condition(run: Run, tmp_path: Path) -> Non
         ("harmonic items.csv --control hold", "no column 'hold'; did you mean 'held'? Allowed: held, won"),
         ("harmonic items.csv --control held --competence won", "'yes', which is no number"),
         ("harmonic items.csv --control held --competence held", "[0, 1]"),
+        ("harmonic gaps.csv --control held --competence won", "no item of 'all' in gaps.csv has both"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said(run: Run, tmp_path: Path, command: str, said: str) -> None:
     for name in ("items.csv", "items.txt"):
         (tmp_path / name).write_text("held,won\n2,yes\n")
+    (tmp_path / "gaps.csv").write_text("held,won\n,1\n1,\n")
     assert said in run("judge", *command.split())

@@ -18,6 +18,7 @@ import policies
 import steer_agents as sa
 from launch.stress import Neighbour, StressSettings, chosen_layer, shuffled_like, stress
 from launch.stress_scenes import gather, saying
+from launch.study_report import report_study
 from launch.trials import Trials
 from policies.base import TASK_DESCRIPTION
 from policies.errors import BadInput
@@ -72,6 +73,8 @@ def test_a_flow_policy_is_stressed_as_far_as_it_can_be(
     lost = [(judged["sign"] * (one["speed"] - middle) < 0) & (one["success"] != 0) for one in (base, up, down)]
     assert depth["flip+"] == (float(won[1][lost[0]].mean()) if lost[0].any() else 0.0)
     assert depth["flip-"] == (float(lost[2][won[0]].mean()) if won[0].any() else 0.0)
+    report_study(tmp_path / "out", tmp_path / "r.html")
+    assert f"Steerability {judged['depth']['steerability']:.4g} (0 to 1)" in (tmp_path / "r.html").read_text()
     assert {row["condition"] for row in judged["scores"]} >= {"unsteered", "steered", "random 0", "permuted"}
 
 

@@ -4,8 +4,9 @@
     doses.depth().steerability                               # Ideological Depth, arXiv 2508.21448, see `depth.py`
     doses.scores("success")                                  # harmonic score, CLaS-Bench, arXiv 2601.08331, see `../scores.py`
 
-Both ask on which side of a middle an episode is. Unless one is given it is the unsteered mean, of each task where there are tasks: about
-half of the unsteered episodes are on either side, so that both have something to turn round, and the unsteered control is about a half.
+Both ask on which side of a middle an episode is. Unless one is given it is the unsteered mean, of each task where there are tasks: so
+both sides have something to turn round, unless all are equal. What control is by itself (a half
+where the measure is symmetric) the unsteered rows say.
 
     control      1 where the measure is on the side that the strength asks for, 0 elsewhere and where there is no measure
     competence   a column in [0, 1], success unless told otherwise
