@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from launch.cli_base import print_rows
-from launch.method_options import options_of, pair, plain
+from launch.method_options import EVERY_LAYER, Place, options_of, pair, plain
 from policies.errors import BadInput
 
 trainers = tyro.extras.SubcommandApp()
@@ -118,9 +118,7 @@ def mentor_(
     rules: tyro.conf.Positional[Path],
     /,
     out: Path,
-    layer: str = "all",
-    kind: str = "block_output",
-    tokens: str = "last",
+    place: Place = EVERY_LAYER,
     json: bool = False,
 ) -> None:
     """Read rules off a language agent as directions that are looked up (inspired by MENTOR); two passes, nothing is trained.
@@ -129,19 +127,15 @@ def mentor_(
         policy: e.g. llm:smollm2-135m.
         rules: a JSON file, {RULE: [SITUATION, ...], ...}; situations are prompts without the rule.
         out: the .safetensors file to write; the recipe part is rules.
-        layer: a number, a fraction of the depth such as 0.5, or all.
-        kind: site, e.g. block_output.
-        tokens: that are read.
         json: print for programs.
     """
     import policies
-    from steer_agents.sites import Site, steerable
+    from steer_agents.sites import steerable
     from steer_agents.training.mentor import rule_bank, with_rule
 
     told = rules_of(rules)
-    site = Site(kind, plain(None, layer), tokens=tokens)
     pairs = {rule: (with_rule(rule, situations), situations) for rule, situations in told.items()}
-    path = rule_bank(steerable(policies.load(policy)), rules=pairs, site=site).save(out)
+    path = rule_bank(steerable(policies.load(policy)), rules=pairs, site=place.site).save(out)
     rows = [{"rule": rule, "situations": len(situations), "file": str(path)} for rule, situations in told.items()]
     print_rows(rows, f"mentor: {len(rows)} rules of {policy}", json)
 

@@ -5,12 +5,57 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import tyro
 
 from launch.cli_base import prompt_lines
 from policies.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    from steer_agents.sites import Site
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class Contrast:
+    """Two files of prompts.
+
+    Args:
+        positive: prompts with the concept, one per line.
+        negative: prompts without it.
+    """
+
+    positive: Path | None = None
+    negative: Path | None = None
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class Place:
+    """Where in the network, for methods that are not given a direction.
+
+    Args:
+        layer: a number, a fraction of the depth such as 0.5, or all.
+        kind: site, e.g. block_output.
+        tokens: that are read, and steered by what is learned, e.g. last or all.
+    """
+
+    layer: str = "all"
+    kind: str = "block_output"
+    tokens: str = "last"
+
+    @property
+    def site(self) -> Site:
+        """As the library takes it."""
+        from steer_agents.sites import Site
+
+        return Site(self.kind, plain(None, self.layer), tokens=self.tokens)
+
+
+NO_CONTRAST, EVERY_LAYER = Contrast(), Place()
 
 
 def pair(text: str) -> tuple[str, str]:
