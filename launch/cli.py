@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from launch import (
     cli_dose,
+    cli_judge,
     cli_library,
     cli_methods,
     cli_recipe,
@@ -27,9 +28,11 @@ from launch import (
     cli_statistics,
     cli_stress,
     cli_sweep,
+    cli_train,
 )
 from launch.cli_base import OUT, app, dumps, is_recipe, print_rows
 from policies.errors import BadInput, SteerError
+from steer_agents.methods import METHODS
 from steer_agents.progress import bar
 
 
@@ -43,7 +46,6 @@ def list_(what: tyro.conf.Positional[str] = "all", /, json: bool = False) -> Non
     from launch.experiments.registry import EXPERIMENTS
     from policies.errors import nearest
     from policies.site_maps import site_maps
-    from steer_agents.methods import METHODS
 
     assert envs.__name__  # importing it registers the environments
     tables = {
@@ -458,6 +460,8 @@ def train_(
 ) -> None:
     """Learn which noise a flow or diffusion policy should start from (DSRL); the same command goes on after an interruption.
 
+    Or `train steer-reweight | contrastive-value | mentor`, which take options of their own (see their --help).
+
     Args:
         policy: e.g. flow-medium.
         env: an environment id, e.g. SteerAgents/PutBowlOnPlate-v0.
@@ -543,8 +547,10 @@ def libero_table(
 assert all(
     (cli_dose, cli_library, cli_methods, cli_report, cli_statistics, cli_stress, cli_sweep)
 )  # importing them adds their commands
-GROUPS = {"experiment": experiment, "recipe": cli_recipe.recipe}
+GROUPS = {"experiment": experiment, "judge": cli_judge.judge, "recipe": cli_recipe.recipe}
 """Words that have commands of their own."""
+TRAINERS = tuple(name for name, one in METHODS.items() if one.kind == "train")
+"""What may follow `train` in place of a policy whose noise is learned."""
 
 
 def main() -> None:
@@ -553,10 +559,13 @@ def main() -> None:
         args = cli_robot.robot_arguments()
         if args[:2] == ["methods", "compare"]:
             tyro.cli(cli_methods.compare, prog="steer-agents methods compare", args=args[2:])
+        elif args[:1] == ["train"] and args[1:2] and args[1] in TRAINERS:
+            cli_train.trainers.cli(prog="steer-agents train", args=args[1:])
         elif args and args[0] in GROUPS:
             GROUPS[args[0]].cli(prog=f"steer-agents {args[0]}", args=args[1:])
         else:
-            app.cli(prog="steer-agents", description="Steer pretrained policies at run time.", args=args)
+            more = f"With commands of their own: {', '.join(GROUPS)}."
+            app.cli(prog="steer-agents", description=f"Steer pretrained policies at run time. {more}", args=args)
     except SteerError as error:
         Console(stderr=True, highlight=False).print(
             f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True

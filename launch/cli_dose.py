@@ -67,6 +67,7 @@ def dose(
         json: print dose.json.
     """
     from launch.dosing import PILOT, of_direction, rows
+    from launch.judged import print_study
     from launch.trials import Trials
     from steer_agents.direction import Direction
     from steer_agents.dosed import with_dose
@@ -121,6 +122,7 @@ def dose(
     print_rows(
         rows(result), f"{aim} over strength [{unit}]; usable {result.usable[0]:.3g} to {result.usable[1]:.3g}", False
     )
+    print_study(told["judged"])
     OUT.print(f"{result.verdict.word}", style="bold", markup=False)
     for reason in result.verdict.reasons:
         OUT.print(f"  {reason}", markup=False)

@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from launch.cli_base import OUT, app, print_rows
-from launch.method_options import READ, pair, plain
+from launch.method_options import EVERY_LAYER, NO_CONTRAST, READ, Contrast, Place, pair, plain
 from policies.errors import BadInput
 
 
@@ -20,11 +20,8 @@ def find(
     method: tyro.conf.Positional[str],
     /,
     out: Path,
-    positive: Path | None = None,
-    negative: Path | None = None,
-    layer: str = "all",
-    kind: str = "block_output",
-    tokens: str = "last",
+    contrast: Contrast = NO_CONTRAST,
+    place: Place = EVERY_LAYER,
     set: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
@@ -34,18 +31,13 @@ def find(
         policy: e.g. llm:smollm2-135m.
         method: see `steer-agents methods find`; those that need scenes, pictures or rollouts are for Python.
         out: the .safetensors file to write.
-        positive: prompts with the concept.
-        negative: prompts without it.
-        layer: a number, a fraction of the depth such as 0.5, or all.
-        kind: site, e.g. block_output.
-        tokens: that are read, e.g. last or all.
         set: further arguments of the method, name=value; a value that names prompts or a direction is a file.
         json: print the header as JSON.
     """
     from launch.cli import show
     from steer_agents.finding import FINDING
 
-    _made(policy, method, FINDING, {"positive": positive, "negative": negative}, set, (kind, layer, tokens)).save(out)
+    _made(policy, method, FINDING, vars(contrast), set, place).save(out)
     show(out, json=json)
 
 
@@ -55,12 +47,9 @@ def learn(
     method: tyro.conf.Positional[str],
     /,
     out: Path,
-    positive: Path | None = None,
-    negative: Path | None = None,
+    contrast: Contrast = NO_CONTRAST,
     folder: Path | None = None,
-    layer: str = "all",
-    kind: str = "block_output",
-    tokens: str = "last",
+    place: Place = EVERY_LAYER,
     set: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
@@ -70,12 +59,7 @@ def learn(
         policy: e.g. llm:smollm2-135m.
         method: see `steer-agents methods learn`.
         out: the .safetensors file to write.
-        positive: prompts with the concept, one per line.
-        negative: prompts without it.
         folder: of the run; the same command goes on there after a kill.
-        layer: a number, a fraction of the depth such as 0.5, or all.
-        kind: site, e.g. block_output.
-        tokens: that are read and steered.
         set: further arguments, name=value: settings='{"steps": 100}', triples=FILE.json (a list of [prompt, wanted, unwanted]),
             plan='{"n_features": 512}' ...
         json: print for programs.
@@ -83,8 +67,8 @@ def learn(
     from steer_agents.sae import files as sae_files
     from steer_agents.sae.model import Sae
 
-    files = {"positive": positive, "negative": negative, "folder": folder}
-    made = _made(policy, method, ("learn",), files, set, (kind, layer, tokens))
+    files = {**vars(contrast), "folder": folder}
+    made = _made(policy, method, ("learn",), files, set, place)
     path = sae_files.save(made, out) if isinstance(made, Sae) else made.save(out)
     print_rows([{"method": method, "holds": type(made).__name__, "file": str(path or out)}], "learned", json)
 
@@ -96,12 +80,9 @@ def calibrate(
     /,
     direction: Path | None = None,
     out: Path | None = None,
-    positive: Path | None = None,
-    negative: Path | None = None,
+    contrast: Contrast = NO_CONTRAST,
     inputs: Path | None = None,
-    layer: str = "all",
-    kind: str = "block_output",
-    tokens: str = "last",
+    place: Place = EVERY_LAYER,
     set: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
@@ -112,19 +93,14 @@ def calibrate(
         method: see `steer-agents methods calibrate`; those that call a measure of yours are for Python.
         direction: its file.
         out: where the direction is written with the values that it now carries.
-        positive: prompts with the concept, one per line.
-        negative: prompts without it.
         inputs: ordinary prompts, one per line.
-        layer: of methods that choose among layers, where there is no direction.
-        kind: site, likewise.
-        tokens: likewise.
         set: further arguments, name=value: q=25, probability=0.9, epsilon=1e-3 ...
         json: print for programs.
     """
     from steer_agents.calibrate.reports import Layers, Values
 
-    files = {"direction": direction, "positive": positive, "negative": negative, "inputs": inputs}
-    found = _made(policy, method, ("calibrate",), files, set, (kind, layer, tokens))
+    files = {"direction": direction, **vars(contrast), "inputs": inputs}
+    found = _made(policy, method, ("calibrate",), files, set, place)
     if isinstance(found, Values):
         rows = [{"location": key, found.name: value} for key, value in found.values.items()]
         if out is not None:
@@ -145,8 +121,7 @@ def bake(
     *,
     out: Path,
     direction: Path | None = None,
-    positive: Path | None = None,
-    negative: Path | None = None,
+    contrast: Contrast = NO_CONTRAST,
     inputs: Path | None = None,
     set: tuple[str, ...] = (),
     json: bool = False,
@@ -158,8 +133,6 @@ def bake(
         method: see `steer-agents methods bake`.
         out: a new or empty folder.
         direction: of casal.
-        positive: prompts with the concept, one per line.
-        negative: prompts without it.
         inputs: of steer2edit.
         set: further arguments, name=value: mlp=FILE.safetensors, rho_mlp=0.5 ...
         json: print for programs.
@@ -175,7 +148,7 @@ def bake(
             raise BadInput(f"bake: {source} has no parts; there is nothing to write into the weights.")
         baked: Any = fold(one.policy, one.steerer)
     else:
-        files = {"direction": direction, "positive": positive, "negative": negative, "inputs": inputs}
+        files = {"direction": direction, **vars(contrast), "inputs": inputs}
         baked = _made(source, method, ("bake",), files, set, None)
     made = export(baked, out)
     told = {
@@ -194,12 +167,11 @@ def _made(
     kinds: tuple[str, ...],
     files: Mapping[str, Path | None],
     given: tuple[str, ...],
-    place: tuple[str, str, str] | None,
+    place: Place | None,
 ) -> Any:
     """Call a method on a policy with what the command line says of it."""
     import policies
     from steer_agents import methods
-    from steer_agents.sites import Site
 
     function = methods.method(method, *kinds).load()
     parameters = inspect.signature(function).parameters
@@ -207,8 +179,7 @@ def _made(
     asked = {name: str(path) for name, path in files.items() if path is not None} | dict(map(pair, given))
     options = {name: READ.get(name, plain)(loaded, text) for name, text in asked.items()}
     if place is not None and "site" in parameters and "direction" not in parameters:
-        kind, layer, tokens = place
-        options["site"] = Site(kind, plain(loaded, layer), tokens=tokens)
+        options["site"] = place.site
     if "measure" in parameters:
         raise BadInput(
             f"{method} calls a measure of yours; use it from Python: {function.__module__}.{function.__name__}."

@@ -64,6 +64,7 @@ def stress_(
         out: folder of results; the same command goes on where it was interrupted.
         json: print for programs.
     """
+    from launch.judged import print_study
     from launch.stress import Neighbour, StressSettings, how_many, stress
     from launch.trials import Trials
     from steer_agents.direction import Direction
@@ -89,7 +90,10 @@ def stress_(
     with _bar(total) as tell:
         made = stress(trials, found, settings, direction.stem, near, tell, contrast)
     battery = made.battery
-    told = jsonable({**battery.to_dict(), "layer": made.layer, "settings": vars(settings), "trials": trials.describe()})
+    told = jsonable(
+        {**battery.to_dict(), "layer": made.layer, "judged": made.extra["judged"], "settings": vars(settings),
+         "trials": trials.describe()}
+    )  # fmt: skip
     write_table(out / "episodes.parquet", made.episodes)
     write_bytes(out / "stress.png", picture(battery))
     write_json(out / "results.json", told)
@@ -99,6 +103,7 @@ def stress_(
         print_rows(
             [{**row, "score": _score(row["score"])} for row in battery.rows()], f"{direction.stem} on {policy}", False
         )
+        print_study(made.extra["judged"])
         OUT.print(battery.verdict, markup=False)
         OUT.print(f"\nresults: {out}", markup=False, soft_wrap=True)
     if battery.failed:

@@ -21,6 +21,7 @@ from steer_agents.direction import Direction
 from steer_agents.evaluation import plots
 from steer_agents.evaluation.dose import Dose, dose
 from steer_agents.evaluation.dose_curve import Curve
+from steer_agents.evaluation.judging.doses import judged, way
 from steer_agents.finding.controls import controls
 from steer_agents.interventions import Intervention
 from steer_agents.runs import jsonable, write_bytes, write_json, write_table
@@ -143,6 +144,7 @@ def summary(found: Dose, unit: str = "") -> dict[str, Any]:
         "responses": found.responses.to_dict("records"), "losses": found.losses.to_dict("records"),
         "sides": [asdict(side) | {"word": side.word} for side in found.sides],
         "curves": {name: found.curve(name, unit).to_dict() for name in found.measures},
+        "judged": judged(found.episodes, found.target, way(found.sides)),
     }  # fmt: skip
 
 

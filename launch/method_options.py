@@ -2,22 +2,85 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import tyro
 
 from launch.cli_base import prompt_lines
-from policies.errors import BadInput
+from policies.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    from steer_agents.sites import Site
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class Contrast:
+    """Two files of prompts.
+
+    Args:
+        positive: prompts with the concept, one per line.
+        negative: prompts without it.
+    """
+
+    positive: Path | None = None
+    negative: Path | None = None
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class Place:
+    """Where in the network, for methods that are not given a direction.
+
+    Args:
+        layer: a number, a fraction of the depth such as 0.5, or all.
+        kind: site, e.g. block_output.
+        tokens: that are read, and steered by what is learned, e.g. last or all.
+    """
+
+    layer: str = "all"
+    kind: str = "block_output"
+    tokens: str = "last"
+
+    @property
+    def site(self) -> Site:
+        """As the library takes it."""
+        from steer_agents.sites import Site
+
+        return Site(self.kind, plain(None, self.layer), tokens=self.tokens)
+
+
+NO_CONTRAST, EVERY_LAYER = Contrast(), Place()
 
 
 def pair(text: str) -> tuple[str, str]:
     """Name and value of "name=value"."""
     name, found, value = text.partition("=")
     if not found or not name:
-        raise BadInput(f"--set takes name=value, got {text!r}.")
+        raise BadInput(f"expected name=value, as --set takes it, got {text!r}.")
     return name, value
+
+
+def options_of(
+    function: Callable[..., Any], given: Sequence[str], taken: Collection[str], policy: Any = None
+) -> dict[str, Any]:
+    """The further arguments of a method from "name=value" texts.
+
+    Args:
+        function: the method; taken: its arguments that the command has words of its own for.
+    Raises:
+        BadInput: it has no such argument, or what reading it raises.
+    """
+    known = [name for name in inspect.signature(function).parameters if name not in taken]
+    asked = dict(map(pair, given))
+    if unknown := [name for name in asked if name not in known]:
+        raise BadInput(f"--set {unknown[0]}: {function.__name__} has no such argument{nearest(unknown[0], known)}")
+    return {name: READ.get(name, plain)(policy, text) for name, text in asked.items()}
 
 
 def plain(policy: Any, text: str) -> Any:

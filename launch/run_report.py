@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import pandas as pd
 
 from envs.errors import NoRenderer
 from launch import played_again, scene_paths
+from launch.judged import elo_sections
+from launch.measured_runs import Named, has, joined, measured, named
 from policies.errors import BadInput
 from steer_agents.evaluation.compare import Comparison, compare
 from steer_agents.evaluation.figures import Drawn, paired_figure, single_figure
 from steer_agents.evaluation.intervals import Interval, mean_interval, proportion_interval
-from steer_agents.evaluation.measures import OF_EPISODE, Measure
 from steer_agents.evaluation.report import Section, Take, Together, show, write_report
 from steer_agents.loop import Rollout
 from steer_agents.runs import RunFolder, environment_record
@@ -30,15 +30,6 @@ ALL_WAYS = 60
 
 Tell = Callable[[str, float], None]
 """Called with what is done next, and which share of all is done."""
-
-
-@dataclass(frozen=True, eq=False)
-class Named:
-    """A run with the name and role that it has in the report."""
-
-    name: str
-    role: str
-    run: Rollout
 
 
 def report_runs(
@@ -68,9 +59,9 @@ def report_runs(
         BadArtifact: a folder without a finished run.
         BadInput: runs that do not pair, a measure that no step tells, films where nothing can be played again.
     """
-    runs = _named(folders)
-    chosen = list(measures) or [name for name in USUAL if all(_has(one.run, name) for one in runs)]
-    tables = [_measured(one.run, chosen) for one in runs]
+    runs = named(folders)
+    chosen = list(measures) or [name for name in USUAL if all(has(one.run, name) for one in runs)]
+    tables = [measured(one.run, chosen) for one in runs]
     base, others = runs[0], runs[1:]
     notes, sections, films = list[str](), list[Section](), list[Together]()
     tell("comparing" if others else "describing", 0.0)
@@ -80,6 +71,7 @@ def report_runs(
         for one, table in zip(others, tables[1:], strict=True):
             figures = [paired_figure(table, tables[0], c.measure, found=c, role=one.role) for c in found[one.name]]
             sections.append(Section(f"{one.name} against {base.name}", figures))
+        sections += elo_sections({one.name: table for one, table in zip(runs, tables, strict=True)}, chosen[0], notes)
         if len(chosen) > 1:
             notes.append(f"The verdict is about {chosen[0]}. The other {len(chosen) - 1} measures were looked at as well; their "
                          "intervals are not corrected for that.")  # fmt: skip
@@ -104,7 +96,7 @@ def report_runs(
     write_report(
         out,
         title=title
-        or (f"{_list(one.name for one in others)} against {base.name}" if others else f"{base.name}: one run"),
+        or (f"{joined(one.name for one in others)} against {base.name}" if others else f"{base.name}: one run"),
         question=question or _question(runs, chosen),
         verdict=verdict,
         bars=[],
@@ -122,48 +114,6 @@ def report_runs(
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
-
-
-def _named(folders: Sequence[Path]) -> list[Named]:
-    """The runs under names of their own: their condition, else their folder's name."""
-    if not folders:
-        raise BadInput("report: needs at least one run folder.")
-    runs = [Rollout.load(folder) for folder in folders]
-    names = [str(run.config["condition"] or folder.name) for run, folder in zip(runs, folders, strict=True)]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    if len(set(names)) < len(names):
-        raise BadInput(f"report: the same run twice ({_list(names)}); give different folders.")
-
-    def role(place: int, run: Rollout) -> str:
-        if place == 0 and len(runs) > 1:
-            return "base"
-        return "control" if "random" in str(run.config["condition"]) else "steered"
-
-    return [Named(name, role(place, run), run) for place, (name, run) in enumerate(zip(names, runs, strict=True))]
-
-
-def _has(run: Rollout, name: str) -> bool:
-    """Whether every episode that did not error has the measure."""
-    one = Measure.of(name)
-    good = run.episodes[~run.episodes["errored"]]
-    if name in run.episodes:
-        return bool(good[name].notna().all()) and len(good) > 0
-    return one.name not in OF_EPISODE and one.column in run.steps and bool(run.steps[one.column].notna().any())
-
-
-def _measured(run: Rollout, names: Sequence[str]) -> pd.DataFrame:
-    """The episode table with the asked measures as columns, made from the steps where they are none yet."""
-    table = run.episodes
-    missing = [Measure.of(name) for name in names if name not in table]
-    if missing:
-        steps = dict(list(run.steps.groupby("episode")))
-        own = [
-            {one.name: one.of_steps(steps[episode]) for one in missing} if episode in steps and not errored else {}
-            for episode, errored in zip(table["episode"], table["errored"], strict=True)
-        ]
-        table = table.assign(**{one.name: [row.get(one.name) for row in own] for one in missing})
-    return table
 
 
 def _compared(
@@ -188,11 +138,6 @@ def _usable_seeds(runs: Sequence[Named]) -> list[int]:
 # --------------------------------------------------------------------------------------------------------------- words
 
 
-def _list(names: Any) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else str(last)
-
-
 def _verdict(found: Mapping[str, Sequence[Comparison]], chosen: Sequence[str]) -> str:
     lines = []
     for comparisons in found.values():
@@ -209,8 +154,8 @@ def _verdict(found: Mapping[str, Sequence[Comparison]], chosen: Sequence[str]) -
         if len(comparisons) > 1:
             same = [one.measure for one in comparisons[1:] if not one.shown]
             lines.append(
-                (f"Beside it: {_list(beside)}." if beside else "")
-                + (f" No effect shown on {_list(same)}." if same else "")
+                (f"Beside it: {joined(beside)}." if beside else "")
+                + (f" No effect shown on {joined(same)}." if same else "")
             )
     return "\n".join(line.strip() for line in lines)
 
@@ -265,7 +210,7 @@ def _described(base: Named, table: pd.DataFrame, chosen: Sequence[str]) -> tuple
 def _question(runs: Sequence[Named], chosen: Sequence[str]) -> str:
     if len(runs) == 1:
         return f"How does {runs[0].run.config['policy'].get('name', 'the policy')} act?"
-    return f"Does {_list(one.name for one in runs[1:])} change {chosen[0]}, and what else, on the same seeds?"
+    return f"Does {joined(one.name for one in runs[1:])} change {chosen[0]}, and what else, on the same seeds?"
 
 
 def _env_name(run: Rollout) -> str:
@@ -280,8 +225,8 @@ def _asked(runs: Sequence[Named], chosen: Sequence[str]) -> dict[str, str]:
     """Policy, environment and seeds once; the steering of every condition."""
     first = runs[0].run
     asked = {
-        "policy": _list(dict.fromkeys(str(one.run.config["policy"].get("name", "policy")) for one in runs)),
-        "environment": _list(dict.fromkeys(_env_name(one.run) for one in runs)),
+        "policy": joined(dict.fromkeys(str(one.run.config["policy"].get("name", "policy")) for one in runs)),
+        "environment": joined(dict.fromkeys(_env_name(one.run) for one in runs)),
         "episodes": f"{len(first.episodes)} of run seed {first.config['seed']}"
         + (", the same seeds in every condition" if len(runs) > 1 else ""),
         "measures": ", ".join(chosen),
@@ -332,7 +277,7 @@ def _ways(runs: Sequence[Named], seeds: Sequence[int], each: int, notes: list[st
     figures = []
     for scene, seed in zip(scenes if each else [], seeds, strict=False):
         ways = [scene_paths.way_of(one.run, seed, one.role) for one in runs]
-        ends = _list(f"{one.name} {_ended(way.success)}" for one, way in zip(runs, ways, strict=True))
+        ends = joined(f"{one.name} {_ended(way.success)}" for one, way in zip(runs, ways, strict=True))
         figures.append(
             scene_paths.paths_figure(scene, ways, f"Seed {seed}: {ends}.", f"Ways of the hand, seed {seed}: {ends}.")
         )

@@ -21,6 +21,7 @@ from launch.stress_scenes import Evidence, gather, saying
 from launch.trials import Trials
 from policies.errors import BadInput
 from steer_agents.direction import Direction
+from steer_agents.evaluation.judging.doses import STEERED, judged
 from steer_agents.evaluation.measures import Measure
 from steer_agents.evaluation.open_loop import open_loop
 from steer_agents.evaluation.stress import (
@@ -191,7 +192,19 @@ def stress(
     answers = ask(asked, test, test[: s.part], tell)
     vector = here.vector(key).double().numpy()
     battery = Battery(subject, (*answers.checks, *_static(vector, evidence, neighbours, sign)))
-    return Stressed(battery, answers.episodes, layer, {"sign": sign, "scenes": len(evidence.tasks)})
+    found = judged(_doses(answers.episodes, asked), s.measure, sign)
+    return Stressed(battery, answers.episodes, layer, {"sign": sign, "scenes": len(evidence.tasks), "judged": found})
+
+
+def _doses(episodes: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+    """The battery's episodes as a dose study has them: unsteered, at the chosen strength, turned round, and the controls."""
+    at = {"base": 0.0, "steered": asked.strength, "turned round": -asked.strength}
+    at |= dict.fromkeys(asked.controls, asked.strength)
+    own = episodes[episodes["condition"].isin(list(at))]
+    return own.assign(
+        strength=own["condition"].map(at),
+        condition=own["condition"].replace({"base": STEERED, "turned round": STEERED}),
+    )
 
 
 def how_many(direction: Direction, s: StressSettings, layer: int | None = None) -> int:

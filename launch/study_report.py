@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from launch.judged import elo_sections, study_sections
 from policies.errors import BadArtifact, BadInput
 from steer_agents.evaluation.figures import Drawn, dose_figure, front_figure, heatmap_figure, paired_figure
 from steer_agents.evaluation.intervals import mean_interval
@@ -23,6 +24,8 @@ TABLES = ("curve.parquet", "table.parquet")
 _ROLES = {"search": "steered", "unsteered": "base", "baseline": "base", "random": "control"}
 """Words of other tables for the roles of `plots.COLOURS`."""
 _PAIRED = ("success", "return", "length")
+NOTHING: Mapping[str, Any] = {"depth": None, "scores": [], "why": []}
+"""Judged of a folder that was written before studies were."""
 
 
 def kind_of(folder: Path) -> str:
@@ -76,12 +79,15 @@ def _experiment(folder: Path, out: Path, title: str, question: str, command: str
     told = _json(folder / "results.json")
     page, name = told.get("page") or {}, str(told.get("experiment", folder.name))
     conditions, notes = pd.DataFrame(told.get("conditions") or []), list(page.get("notes") or [])
-    sections = []
+    sections = study_sections(told.get("judged") or NOTHING)
+    notes += (told.get("judged") or NOTHING)["why"]
     episodes = folder / "episodes.parquet"
     if episodes.is_file():
-        figures = _against_first(pd.read_parquet(episodes), conditions, notes)
-        if figures:
-            sections.append(Section("Distributions over seeds", figures))
+        groups, measure = _groups(pd.read_parquet(episodes))
+        if measure is not None:
+            figures = _against_first(groups, measure, conditions, notes)
+            sections += [Section("Distributions over seeds", figures)] if figures else []
+            sections += elo_sections(groups, measure, notes)
     plots = page.get("figures") or [_by_name(file) for file in sorted(folder.glob("*.png"))]
     films = page.get("films") or [_by_name(file) for file in sorted(folder.glob("*.mp4"))]
     write_report(
@@ -112,19 +118,23 @@ def _file(folder: Path, one: Mapping[str, str], ending: str) -> Figure:
     return folder / f"{one['name']}{ending}", one["caption"], one["alt"]
 
 
-def _against_first(episodes: pd.DataFrame, conditions: pd.DataFrame, notes: list[str], limit: int = 8) -> list[Drawn]:
-    """Every condition beside the base (the first), where they pair by seed."""
+def _groups(episodes: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], str | None]:
+    """Condition -> its episodes, and the measure that they are told apart by; None where there is none."""
     if "condition" not in episodes or "seed" not in episodes:
-        return []
-    groups = {str(name): one for name, one in episodes.groupby("condition", sort=False)}
+        return {}, None
+    measure = next((name for name in _PAIRED if name in episodes and episodes[name].notna().any()), None)
+    return {str(name): one for name, one in episodes.groupby("condition", sort=False)}, measure
+
+
+def _against_first(
+    groups: Mapping[str, pd.DataFrame], measure: str, conditions: pd.DataFrame, notes: list[str], limit: int = 8
+) -> list[Drawn]:
+    """Every condition beside the base (the first), where they pair by seed."""
     roles = {}
     if {"condition", "role"} <= set(conditions.columns):
         roles = dict(zip(conditions["condition"].astype(str), conditions["role"].astype(str), strict=True))
     names = list(groups)
     base = next((name for name in names if roles.get(name) == "base"), names[0])
-    measure = next((name for name in _PAIRED if name in episodes and episodes[name].notna().any()), None)
-    if measure is None:
-        return []
     made = []
     for name in [one for one in names if one != base][:limit]:
         role = roles.get(name, "steered")
@@ -176,7 +186,9 @@ def _dose(folder: Path, out: Path, title: str, question: str, command: str) -> s
         heading="Effect at each strength",
         asked={"target": target, "unit of strength": told.get("unit") or "1", "usable": f"{usable[0]:g} to {usable[1]:g}",
                "episodes": told.get("episodes")},
-        sections=[Section("Dose and response", figures), *([Section("Effect against damage", sides)] if sides else [])],
+        sections=[Section("Dose and response", figures), *([Section("Effect against damage", sides)] if sides else []),
+                  *study_sections(told.get("judged") or NOTHING)],
+        notes=list((told.get("judged") or NOTHING)["why"]),
         config=told.get("asked") or {},
         command="\n".join(filter(None, [told.get("command"), command])),
         environment=told.get("environment") or environment_record(),

@@ -53,15 +53,17 @@ class Bar:
 
 @dataclass(frozen=True)
 class Section:
-    """Figures under a heading of their own.
+    """Figures, or a table, under a heading of their own.
 
     Args:
         heading: in words; figures: in order; text: a paragraph above them.
+        table: shown between the two, columns as they shall be shown.
     """
 
     heading: str
-    figures: Sequence[Figure]
+    figures: Sequence[Figure] = ()
     text: str = ""
+    table: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def write_report(
             "id": f"section-{number}",
             "heading": one.heading,
             "text": one.text,
+            "table": None if one.table is None else _grid(one.table),
             "figures": [_figure(figure) for figure in one.figures],
         }
         for number, one in enumerate(chapters, 1)
@@ -186,9 +189,7 @@ def write_report(
             }
             for bar in checked
         ],
-        columns=[str(name) for name in conditions.columns],
-        numeric=[pd.api.types.is_numeric_dtype(dtype) for dtype in conditions.dtypes],
-        rows=[[show(value) for value in row] for row in conditions.itertuples(index=False)],
+        conditions=_grid(conditions),
         sections=shown,
         films=[_embedded(film, "film", ("video/mp4",)) for film in films],
         together=[_group(group) for group in together],
@@ -211,6 +212,14 @@ def show(value: Any) -> str:
     if isinstance(value, Interval):
         return str(value)
     return str(value)
+
+
+def _grid(table: pd.DataFrame) -> dict[str, list[Any]]:
+    return {
+        "columns": [str(name) for name in table.columns],
+        "numeric": [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes],
+        "rows": [[show(value) for value in row] for row in table.itertuples(index=False)],
+    }
 
 
 def _template() -> jinja2.Template:

@@ -13,12 +13,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from policies.errors import BadInput
+from steer_agents.evaluation.intervals import RESAMPLES, Interval, check_confidence, mean_interval
 
 EPS = 1e-9
 
@@ -57,8 +60,42 @@ def harmonic(control: Sequence[float] | np.ndarray, competence: Sequence[float] 
     return Score(float(means[0]), float(means[1]), float(_harmonic(means[:1], means[1:])[0]), float(each.mean()))
 
 
+def harmonic_intervals(
+    control: Sequence[float] | np.ndarray,
+    competence: Sequence[float] | np.ndarray,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[Interval, Interval]:
+    """The aggregated score (percentile bootstrap over items) and the mean of the items' own (see `mean_interval`), with intervals.
+
+    Args:
+        control, competence: as of `harmonic`; an item keeps both of its numbers when it is drawn.
+    """
+    check_confidence(confidence)
+    found, n = harmonic(control, competence), len(control)
+    c, q = np.asarray(control, dtype=np.float64), np.asarray(competence, dtype=np.float64)
+    each = mean_interval(_harmonic(c, q), confidence, seed, resamples)
+    if n == 1:
+        return Interval(found.aggregated, math.nan, math.nan, confidence, n, "none"), each
+    drawn = stats.bootstrap(
+        (c, q),
+        lambda x, y, axis: _harmonic(x.mean(axis), y.mean(axis)),
+        paired=True,
+        vectorized=True,
+        confidence_level=confidence,
+        n_resamples=resamples,
+        batch=max(1, 2_000_000 // n),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(
+        found.aggregated, float(drawn.low), float(drawn.high), confidence, n, "percentile bootstrap over items"
+    ), each
+
+
 def _harmonic(c: np.ndarray, q: np.ndarray) -> np.ndarray:
-    return np.divide(2 * c * q, c + q, out=np.zeros_like(c), where=c + q > 0)
+    return np.divide(2 * c * q, c + q, out=np.zeros_like(c + q), where=c + q > 0)
 
 
 @dataclass(frozen=True)

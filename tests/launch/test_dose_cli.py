@@ -13,6 +13,7 @@ import torch
 
 from launch import cli_dose, dosing
 from launch.plants import judged
+from launch.study_report import report_study
 from launch.trials import Trials
 from policies.errors import BadInput
 from steer_agents import artifacts
@@ -79,6 +80,31 @@ def test_a_study_is_told_written_and_remembered(
     assert part.the_strength.value == pytest.approx(1.0, abs=0.1)
     with pytest.raises(BadInput, match="layer 0"):
         Add(kept.at(0), strength="speed=0.2")
+
+
+def test_depth_and_score_of_a_study_are_told_and_stand_on_its_page(
+    answers: Answers, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A strength of 1 moves the speed by five standard deviations: everyone turns round, and all succeed but at 4."""
+    out = tmp_path / "out"
+    ask = partial(cli_dose.dose, "flow-medium", file, ("PressButton",), seeds=16, controls=1, layer=1, out=out)
+    ask(measure="ee_speed,success", strengths=(-1.0, 1.0, 4.0), json=True)
+    told = json.loads(capsys.readouterr().out)["judged"]
+    assert told["sign"] == -1
+    (one,) = told["depth"]["curve"]
+    assert (one["strength"], one["flip+"], one["flip-"], one["null"]) == (1.0, 1.0, 1.0, 0.0)
+    assert told["depth"]["steerability"] == 0.5  # a triangle
+    scores = {(row["condition"], row["asked"], row["strength"]): row["score"] for row in told["scores"]}
+    assert scores["steered", "less ee_speed", 1.0] == scores["steered", "more ee_speed", -1.0] == 1.0
+    assert scores["steered", "less ee_speed", 4.0] == 0.0
+    assert {key[0] for key in scores} == {"steered", "unsteered", "random 0"}
+    report_study(out, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "Steerability 0.5 (0 to 1)" in page
+    assert "flip+ asks for less ee_speed" in page
+    assert "Control and competence in one number" in page
+    ask(measure="ee_speed", strengths=(1.0, 2.0), json=False)
+    assert "no strength has episodes of both signs" in " ".join(capsys.readouterr().out.split())
 
 
 def test_people_read_a_table_and_the_verdict(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -164,6 +166,50 @@ def test_an_experiment_a_dose_study_and_a_sweep_have_pages(tmp_path: Path) -> No
     write_table(three / "table.parquet", table.assign(low=table["mean"] - 0.1, high=table["mean"] + 0.1))
     assert "at layer 2, strength 0.5" in report_study(three, three / "r.html")
     assert "Layer by strength" in (three / "r.html").read_text()
+
+
+def rated(page: Path) -> pd.DataFrame:
+    """The table of ratings as the page shows it."""
+    (table,) = re.findall(r"<h2[^>]*>[^<]*rated by.*?(<table>.*?</table>)", page.read_text(), re.DOTALL)
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    names = re.findall(r"<th[^>]*>(.*?)</th>", head)
+    cells = pd.DataFrame([re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows], columns=names)
+    return cells.assign(rating=cells["rating"].astype(float), games=cells["games"].astype(int))
+
+
+def test_three_conditions_are_rated_by_seed(runs: Path, tmp_path: Path) -> None:
+    """A copy of the unsteered run ties with it on every seed; of two runs there is no table."""
+    shutil.copytree(runs / "unsteered", tmp_path / "again")
+    three = [runs / "unsteered", runs / "still", tmp_path / "again"]
+    report_runs(three, tmp_path / "r.html", measures=["speed"])
+    rows = rated(tmp_path / "r.html")
+    rating = dict(zip(rows["condition"], rows["rating"], strict=True))
+    assert rating[str(three[0])] == rating[str(three[2])] != rating[str(three[1])]
+    speeds = [Rollout.load(folder).steps.groupby("episode")["speed"].mean() for folder in three[:2]]
+    more = int((speeds[1] > speeds[0]).sum())
+    assert (rating[str(three[1])] > 1000) == (more > 2)
+    assert set(rows["games"]) == {8}  # four seeds, two others
+    assert "bootstrap over 4 seeds" in (tmp_path / "r.html").read_text()
+    report_runs(three[:2], tmp_path / "two.html", measures=["speed"])
+    assert "rated by" not in (tmp_path / "two.html").read_text()
+
+
+def test_an_experiments_conditions_are_rated_and_what_does_not_pair_is_said(tmp_path: Path) -> None:
+    won = {"base": [0, 0, 1, 1], "steered": [1, 1, 1, 1], "random": [0, 1, 0, 1]}
+    episodes = pd.concat(
+        pd.DataFrame({"condition": name, "seed": range(4), "errored": False, "success": map(float, values)})
+        for name, values in won.items()
+    )
+    told = {"experiment": "mine", "verdict": "It does.", "bars": [], "conditions": [], "settings": {}, "seconds": 60}
+    write_json(tmp_path / "results.json", told)
+    write_table(tmp_path / "episodes.parquet", episodes)
+    report_study(tmp_path, tmp_path / "r.html")
+    rows = rated(tmp_path / "r.html")
+    assert rows["condition"].tolist()[0] == "steered"
+    assert rows["rating"][1] == rows["rating"][2]  # two each over the other, two lost to the steered one
+    write_table(tmp_path / "episodes.parquet", episodes.assign(seed=range(12)))
+    report_study(tmp_path, tmp_path / "r.html")
+    assert "No Elo table of the conditions" in (tmp_path / "r.html").read_text()
 
 
 def test_tables_are_exported_whole_with_lists_as_columns(runs: Path, tmp_path: Path) -> None:

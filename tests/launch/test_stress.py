@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ import policies
 import steer_agents as sa
 from launch.stress import Neighbour, StressSettings, chosen_layer, shuffled_like, stress
 from launch.stress_scenes import gather, saying
+from launch.study_report import report_study
 from launch.trials import Trials
 from policies.base import TASK_DESCRIPTION
 from policies.errors import BadInput
@@ -63,6 +65,17 @@ def test_a_flow_policy_is_stressed_as_far_as_it_can_be(
     assert told["score"] == min(one["score"] for one in checks.values() if one["score"] is not None)
     assert {"results.json", "episodes.parquet", "stress.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert checks["controls"]["numbers"]["zero_is_zero"]
+    judged, table = told["judged"], pd.read_parquet(tmp_path / "out" / "episodes.parquet").set_index("seed")
+    (depth,) = judged["depth"]["curve"]
+    base, up, down = (table[table["condition"] == name] for name in ("base", "steered", "turned round"))
+    middle = base.groupby("task")["speed"].transform("mean")
+    won = [(judged["sign"] * (one["speed"] - middle) > 0) & (one["success"] != 0) for one in (base, up, down)]
+    lost = [(judged["sign"] * (one["speed"] - middle) < 0) & (one["success"] != 0) for one in (base, up, down)]
+    assert depth["flip+"] == (float(won[1][lost[0]].mean()) if lost[0].any() else 0.0)
+    assert depth["flip-"] == (float(lost[2][won[0]].mean()) if won[0].any() else 0.0)
+    report_study(tmp_path / "out", tmp_path / "r.html")
+    assert f"Steerability {judged['depth']['steerability']:.4g} (0 to 1)" in (tmp_path / "r.html").read_text()
+    assert {row["condition"] for row in judged["scores"]} >= {"unsteered", "steered", "random 0", "permuted"}
 
 
 @pytest.mark.usefixtures("can_draw")

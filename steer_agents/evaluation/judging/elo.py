@@ -13,11 +13,12 @@ feed an Elo table, and what training did is the rating after minus the rating be
 * Every pair is judged in both orders (`probe`); a verdict that turns round with the order is a tie, and is counted (`swayed`).
 * The judge may read an action log instead of a text (`by_measures`), so that behaviours of a control loop can be rated.
 * The change of a rating is told with the interval of the difference, both tables being resampled independently (`shift`).
+* Games that belong together (of one seed, see `conditions.py`) are resampled together, as `blocks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,6 @@ SCALE = 400 / np.log(10)
 PRIOR = 1.0
 """Drawn games of every behaviour against an average one that `bradley_terry` adds."""
 RESAMPLES = 200
-METHOD = "bootstrap over games"
 
 Respond = Callable[[str, str, int], Any]
 """(first behaviour, second behaviour, number of the question) -> the agent's answer, or the log of its actions."""
@@ -115,11 +115,15 @@ class EloTable:
         games: that they stand on.
         drawn: (resamples, n) ratings of bootstrapped games.
         names: (n,) behaviours.
+        n: what was resampled, so many games or blocks of them.
+        unit: what these are, in words.
     """
 
     games: tuple[Game, ...]
     names: tuple[str, ...]
     drawn: np.ndarray
+    n: int
+    unit: str = "games"
 
     @property
     def ratings(self) -> dict[str, float]:
@@ -137,7 +141,7 @@ class EloTable:
         low, high = np.quantile(self.drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         rows = zip(self.ratings.items(), low, high, strict=True)
         return {
-            name: Interval(value, float(a), float(b), confidence, len(self.games), METHOD)
+            name: Interval(value, float(a), float(b), confidence, self.n, f"bootstrap over {self.unit}")
             for (name, value), a, b in rows
         }
 
@@ -152,22 +156,37 @@ class EloTable:
 
 
 def elo(
-    games: Sequence[Game], names: Sequence[str] | None = None, seed: int = 0, resamples: int = RESAMPLES
+    games: Sequence[Game],
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    blocks: Sequence[Hashable] | None = None,
 ) -> EloTable:
     """Rate behaviours by the games that they played, see the module.
 
+    Args:
+        names: rows of the table, those of the games by default.
+        seed, resamples: of the bootstrap.
+        blocks: of each game, the seed that it was played on: games of one seed are not independent, and are resampled together. None
+            resamples games.
     Raises:
-        BadInput: no games, or one of a behaviour that `names` lacks.
+        BadInput: no games, one of a behaviour that `names` lacks, or not one block per game.
     """
     names = tuple(names or _names(games))
     if not games:
         raise BadInput("elo: got no games; ask the agent to choose between behaviours first (`probe`, `by_measures`).")
     if unknown := [name for name in _names(games) if name not in names]:
         raise BadInput(f"elo: a game names {unknown[0]!r}, which is none of the behaviours{nearest(unknown[0], names)}")
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(len(games), size=(resamples, len(games)))
-    drawn = np.stack([_wins([games[i] for i in pick], names) for pick in picks])
-    return EloTable(tuple(games), names, START + SCALE * _fitted(drawn))
+    if blocks is not None and len(blocks) != len(games):
+        raise BadInput(f"elo: needs one block per game, got {len(blocks)} for {len(games)} games.")
+    together: dict[Hashable, list[Game]] = {}
+    for block, game in zip(range(len(games)) if blocks is None else blocks, games, strict=True):
+        together.setdefault(block, []).append(game)
+    parts, rng = list(together.values()), np.random.default_rng(seed)
+    picks = rng.integers(len(parts), size=(resamples, len(parts)))
+    drawn = np.stack([_wins([game for i in pick for game in parts[i]], names) for pick in picks])
+    unit = "games" if blocks is None else "seeds"
+    return EloTable(tuple(games), names, START + SCALE * _fitted(drawn), len(parts), unit)
 
 
 def shift(before: EloTable, after: EloTable, confidence: float = 0.95) -> dict[str, Interval]:
@@ -182,9 +201,9 @@ def shift(before: EloTable, after: EloTable, confidence: float = 0.95) -> dict[s
             f"shift: the tables rate {before.names} and {after.names}; rate the same behaviours, equally often resampled."
         )
     low, high = np.quantile(after.drawn - before.drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    a, b, n = before.ratings, after.ratings, min(len(before.games), len(after.games))
+    a, b, n = before.ratings, after.ratings, min(before.n, after.n)
     return {
-        name: Interval(b[name] - a[name], float(low[i]), float(high[i]), confidence, n, METHOD)
+        name: Interval(b[name] - a[name], float(low[i]), float(high[i]), confidence, n, f"bootstrap over {after.unit}")
         for i, name in enumerate(before.names)
     }
 

@@ -10,7 +10,7 @@ import pytest
 
 from policies.errors import BadInput
 from steer_agents.evaluation.coverage import coverage, drawn
-from steer_agents.evaluation.scores import harmonic, stability
+from steer_agents.evaluation.scores import harmonic, harmonic_intervals, stability
 from steer_agents.evaluation.steerability import Scale, coarse, planted, requests, steering
 
 
@@ -108,6 +108,19 @@ def test_both_harmonic_means_tell_halves_apart() -> None:
     assert harmonic([0.0], [0.0]).aggregated == 0.0
     with pytest.raises(BadInput, match=r"\[0, 1\]"):
         harmonic([2.0], [0.5])
+
+
+def test_intervals_of_the_harmonic_score_keep_an_items_two_numbers_together() -> None:
+    half = np.r_[np.ones(50), np.zeros(50)]
+    whole, each = harmonic_intervals(half, half)
+    assert (whole.value, each.value) == (0.5, 0.5)
+    sd = 0.5 / np.sqrt(100)  # both means are one and the same binomial
+    assert whole.high - whole.low == pytest.approx(2 * 1.96 * sd, rel=0.1)
+    against, apart = harmonic_intervals(half, 1 - half)
+    assert (against.value, apart.value) == (0.5, 0.0)
+    assert against.high <= 0.5  # c + q = 1 in every sample, so that 2 c q never exceeds a half
+    assert harmonic_intervals(half, half) == (whole, each)
+    assert np.isnan(harmonic_intervals([1.0], [1.0])[0].low)
 
 
 def test_within_run_differences_cancel_what_seeds_share() -> None:
