@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,20 @@ def prompt_lines(path: Path) -> list[str]:
     if not lines:
         raise BadInput(f"{path} is no text file with prompts; write one per line.")
     return lines
+
+
+@contextmanager
+def training_folder(folder: Path | None, out: Path) -> Iterator[Path]:
+    """Where a training keeps how far it is: `folder`, or one beside `out` that goes when the block ends well, i.e. when `out` is written.
+
+    So the same command goes on after a kill, whether or not a folder was named.
+    """
+    if folder is not None:
+        yield folder
+        return
+    beside = out.with_name(f".{out.name}.training")
+    yield beside
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def is_recipe(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from launch.cli_base import OUT, app, print_rows
+from launch.cli_base import OUT, app, print_rows, training_folder
 from launch.method_options import EVERY_LAYER, NO_CONTRAST, READ, Contrast, Place, pair, plain
 from policies.errors import BadInput
 
@@ -59,17 +59,20 @@ def learn(
         policy: e.g. llm:smollm2-135m.
         method: see `steer-agents methods learn`.
         out: the .safetensors file to write.
-        folder: of the run; the same command goes on there after a kill.
+        folder: that keeps the run; by default one beside `out` that lasts until it is written. The same command goes on after a kill.
         set: further arguments, name=value: settings='{"steps": 100}', triples=FILE.json (a list of [prompt, wanted, unwanted]),
             plan='{"n_features": 512}' ...
         json: print for programs.
     """
+    from steer_agents import methods
     from steer_agents.sae import files as sae_files
     from steer_agents.sae.model import Sae
 
-    files = {**vars(contrast), "folder": folder}
-    made = _made(policy, method, ("learn",), files, set, place)
-    path = sae_files.save(made, out) if isinstance(made, Sae) else made.save(out)
+    learns = inspect.signature(methods.method(method, "learn").load()).parameters
+    with training_folder(folder, out) as kept:
+        files = {**vars(contrast), "folder": kept if folder or "folder" in learns else None}
+        made = _made(policy, method, ("learn",), files, set, place)
+        path = sae_files.save(made, out) if isinstance(made, Sae) else made.save(out)
     print_rows([{"method": method, "holds": type(made).__name__, "file": str(path or out)}], "learned", json)
 
 

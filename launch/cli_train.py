@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from launch.cli_base import print_rows
+from launch.cli_base import print_rows, training_folder
 from launch.method_options import EVERY_LAYER, Place, options_of, pair, plain
 from policies.errors import BadInput
 
@@ -40,7 +40,8 @@ def steer_reweight_(
         episodes: that it plays.
         seed: of the play and of the steps that are drawn; that of the training is in settings.
         env_set: arguments of the environment, name=value: horizon=20, history=summary ...
-        folder: of the training; the same command goes on there after a kill, the play being repeated.
+        folder: that keeps the training; by default one beside `out` that lasts until it is written. The same command goes on after a
+            kill, the play being repeated.
         set: further arguments, name=value: weights=uniform, rank=8, settings='{"steps": 100}' ...
         json: print for programs.
     """
@@ -57,10 +58,11 @@ def steer_reweight_(
     if not isinstance(loaded, LLMAgent):
         raise BadInput(f"train steer-reweight: {policy} is no language agent; give one such as llm:smollm2-135m.")
     make = partial(gym.make, environment_id(env), **{name: plain(None, text) for name, text in map(pair, env_set)})
-    made = reweight_on_bandit(
-        loaded, make, episodes=episodes, seed=seed, folder=folder, progress=False if json else None, **options
-    )
-    made.save(out)
+    with training_folder(folder, out) as kept:
+        made = reweight_on_bandit(
+            loaded, make, episodes=episodes, seed=seed, folder=kept, progress=False if json else None, **options
+        )
+        made.save(out)
     row = {
         "weights": made.info["weights"], "steps": made.info["steps"], "best step": made.info["best_step"],
         "held-out reward before": -made.info["start"], "after": -made.info["held_out"],
@@ -90,7 +92,8 @@ def contrastive_value_(
         columns: of the runs' step tables that are features, e.g. speed height action_0.
         calibration: further sources, whose successes set the threshold.
         lost: share of these that the threshold may end.
-        folder: of the training; the same command goes on there after a kill.
+        folder: that keeps the training; by default one beside `out` that lasts until it is written. The same command goes on after a
+            kill.
         set: further arguments, name=value: loss=info-nce, beta=0, settings='{"steps": 100}' ...
         json: print for programs.
     """
@@ -101,13 +104,15 @@ def contrastive_value_(
     if not sources:
         raise BadInput("train contrastive-value: name run folders of rollout --out, or .safetensors files of features.")
     successes, failures = outcomes(sources, columns)
-    made = contrastive_value(successes, failures, folder=folder, progress=False if json else None, **options)
-    if calibration:
-        made = made.calibrated(outcomes(calibration, columns)[0], lost)
+    with training_folder(folder, out) as kept:
+        made = contrastive_value(successes, failures, folder=kept, progress=False if json else None, **options)
+        if calibration:
+            made = made.calibrated(outcomes(calibration, columns)[0], lost)
+        file = made.save(out)
     row = {
         "successes": len(successes), "failures": len(failures), "features": made.width, "steps": made.info["steps"],
         "best step": made.info["best_step"], "held-out loss before": made.info["start"], "after": made.info["held_out"],
-        "threshold": made.threshold, "file": str(made.save(out)),
+        "threshold": made.threshold, "file": str(file),
     }  # fmt: skip
     print_rows([row], "contrastive-value", json)
 

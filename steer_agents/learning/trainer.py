@@ -267,7 +267,7 @@ class _Run:
             keys = {*header["asked"], *self.asked}
             changed = sorted(key for key in keys if header["asked"].get(key) != self.asked.get(key))
             raise RunMismatch(
-                f"{path} is of a run with other {', '.join(changed)}; use another folder, or the same ones."
+                f"{path} is of a run with other {', '.join(changed)}; ask for the same, use another folder, or delete this one."
             )
         for name in ("step", "best_step", "best", "stale"):
             setattr(self, name, header["state"][name])

@@ -135,9 +135,11 @@ def test_adapters_are_trained_and_go_on_after_a_kill(
     assert told["weights"] == "uniform"
     assert told["after"] > told["held-out reward before"]
     killed()
-    stopped = (*asked, "--out", "adapters", "--folder", "run", "--json")
+    stopped = (*asked, "--out", "adapters", "--json")
     assert "the same command goes on" in run(*stopped)
+    assert (tmp_path / ".adapters.training" / "checkpoint.safetensors").exists()
     assert json.loads(run(*stopped))[0] == {**told, "folder": "adapters"}
+    assert not (tmp_path / ".adapters.training").exists()
     whole, again = (Adapters.load(tmp_path / name) for name in ("whole", "adapters"))
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in whole.tensors.items())
 
