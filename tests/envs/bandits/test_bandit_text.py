@@ -119,6 +119,22 @@ def test_labels_can_be_given() -> None:
     assert "buttons: left, right." in observation["prompt"]
 
 
+@pytest.mark.parametrize("history", HISTORIES)
+def test_a_hint_stands_behind_the_first_line_and_changes_nothing_else(history: str) -> None:
+    plain, advised = (make_text_bandit(n_arms=2, history=history, hint=hint) for hint in ("", "Try both."))
+    told, hinted = (env.reset(seed=0)[0]["prompt"] for env in (plain, advised))
+    assert hinted.count(" Try both.") == 1
+    assert hinted.replace(" Try both.", "") == told
+    assert hinted in advised.observation_space["prompt"]
+    assert advised.reset(seed=0)[1]["hint"] == "Try both."
+
+
+@pytest.mark.parametrize("hint", ["two\nlines", "caf\u00e9"])
+def test_a_hint_that_does_not_fit_in_a_line_of_ascii_is_refused(hint: str) -> None:
+    with pytest.raises(BadSetting, match="hint"):
+        make_text_bandit(n_arms=2, hint=hint)
+
+
 def test_an_invalid_answer_ends_the_run_without_a_pull() -> None:
     env = make_text_bandit(n_arms=2, horizon=5, warm_start=1)
     first, reset_info = env.reset(seed=0)
