@@ -27,7 +27,7 @@ import torch
 from policies.errors import BadInput, NonFinite
 from steer_agents import capture
 from steer_agents.direction import Direction
-from steer_agents.finding.scenes import Scene, check_scenes, default_site, encoded, half_cosine, scene_direction
+from steer_agents.finding.scenes import Moment, check_scenes, default_site, encoded, half_cosine, scene_direction
 from steer_agents.sites import Site, Steerable
 
 
@@ -78,7 +78,7 @@ def members_of(groups: Sequence[Any]) -> dict[Any, np.ndarray]:
 def behaviour_contrast(
     target: Steerable,
     *,
-    scenes: Sequence[Scene],
+    scenes: Sequence[Moment],
     values: Sequence[float] | np.ndarray,
     quantile: float = 0.25,
     groups: Sequence[Any] | np.ndarray | None = None,
@@ -144,7 +144,7 @@ def behaviour_contrast(
 def success_contrast(
     target: Steerable,
     *,
-    scenes: Sequence[Scene],
+    scenes: Sequence[Moment],
     success: Sequence[float] | np.ndarray,
     episodes: Sequence[Any] | np.ndarray,
     groups: Sequence[Any] | np.ndarray | None = None,
@@ -201,7 +201,7 @@ def success_contrast(
 
 def _contrast(
     target: Steerable,
-    scenes: Sequence[Scene],
+    scenes: Sequence[Moment],
     labels: np.ndarray,
     groups: Sequence[Any],
     units: Sequence[Any],

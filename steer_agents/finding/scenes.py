@@ -15,11 +15,13 @@ from steer_agents.fingerprint import data_fingerprint, model_fingerprint
 from steer_agents.sites import Site, Steerable
 from steer_agents.tokens import token_class
 
-Scene = Mapping[str, Any] | str
-"""An observation without a batch axis, as a policy's `encode` takes it; of a language model, a prompt."""
+Scene = Mapping[str, Any]
+"""An observation without a batch axis, as a policy's `encode` takes it."""
+Moment = Scene | str
+"""What a policy decides on: a scene, or the prompt of a language model."""
 
 
-def check_scenes(target: Steerable, scenes: Sequence[Scene], method: str) -> None:
+def check_scenes(target: Steerable, scenes: Sequence[Moment], method: str) -> None:
     """Raise BadInput unless there is a policy to encode scenes, and a scene."""
     if target.policy is None:
         raise BadInput(f"{method} needs a policy that can encode observations, got a bare torch module.")
@@ -44,7 +46,7 @@ def encoded(target: Steerable, scenes: Sequence[Any], batch_size: int) -> Iterat
         yield from target.policy.encode(scenes[start : start + batch_size])
 
 
-def leaves(scene: Scene) -> list[Any]:
+def leaves(scene: Moment) -> list[Any]:
     """The values of a nested mapping in order, arrays as tensors: what a data fingerprint is taken of. A prompt is its own leaf."""
     found: list[Any] = []
     for value in scene.values() if isinstance(scene, Mapping) else [scene]:
@@ -62,7 +64,7 @@ def half_cosine(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def scene_direction(
     target: Steerable,
-    scenes: Sequence[Scene],
+    scenes: Sequence[Moment],
     site: Site,
     raw: Mapping[str, torch.Tensor],
     seen: Mapping[str, capture.Moments],
