@@ -202,7 +202,7 @@ def test_of_equal_candidates_the_middle_of_a_plateau_is_taken() -> None:
     one = [Candidate("given", unit(layer, 0), alpha) for layer in (1, 2) for alpha in (0.1, 0.2, 0.3)]
     gains = [0.0, 1.0, 0.2, 0.8, 1.0, 0.9]
     assert max(range(6), key=lambda i: (gains[i], plateau(one, gains, i))) == 4
-    assert plateau(one, gains, 2) == pytest.approx(0.6)  # two of its own layer, none of the next
+    assert plateau(one, gains, 2) == pytest.approx(0.4)  # two of its own layer, none of the next, and an end counts 0
 
 
 def test_a_text_is_on_the_topic_of_the_prompt_that_alone_fits_it_best_both_ways() -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from launch.experiments.base import Say
@@ -190,14 +189,17 @@ def choose(bench: Bench, effect: Effect, say: Say) -> tuple[dict[str, Candidate]
 
 
 def plateau(candidates: Sequence[Candidate], gains: Sequence[float], i: int) -> float:
-    """Mean gain of a candidate and the next weaker and stronger one of its method and place: a lone peak on few prompts is luck."""
+    """Mean gain of a candidate and the next weaker and stronger one of its method and place: a lone peak on few prompts is luck.
+
+    At an end of the ladder the neighbour that was not tried counts 0: a cliff may be behind it.
+    """
     ladder = [
         j for j, one in enumerate(candidates)
         if (one.method, one.direction.site) == (candidates[i].method, candidates[i].direction.site)
     ]  # fmt: skip
     ladder.sort(key=lambda j: abs(candidates[j].strength))
     at = ladder.index(i)
-    return float(np.mean([gains[j] for j in ladder[max(at - 1, 0) : at + 2]]))
+    return sum(gains[j] for j in ladder[max(at - 1, 0) : at + 2]) / 3
 
 
 def gentlest(effect: Effect) -> Candidate:
