@@ -102,7 +102,8 @@ def _outcome(studies: list[Study], found: list[Findings], notes: list[str], told
         figures=[one.claim.figure() for one in studies],
         notes=[
             *notes,
-            *(note for one in [*studies, *found] for note in one.notes),
+            *(note for one in studies for note in one.notes),
+            *(note for one in found for note in one.notes),
             "Greedy decoding: one text a prompt; intervals are over prompts.",
             "The guard on fluency counts repetition and perplexity; whether a text makes sense or is true it does not know.",
         ],
