@@ -316,6 +316,21 @@ def test_games_of_voices_offer_the_same_pairs_to_all_in_both_orders(bench: Bench
         assert list(table["first"][::2]) == list(table["second"][1::2])
     assert {row["condition"] for row in found.rows} >= {UNSTEERED, studied.claim.steered}
     assert sum(row["value"] for row in found.rows if row["condition"] == UNSTEERED) == pytest.approx(6000)
+    assert not any(table["names"].any() for table in tables)  # the tiny model has no such words
+
+
+def test_answers_that_name_a_voice_are_counted(bench: Bench, studied: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = replace(Settings(), layers=(2,), short=4, n_games=2, n_voice=2, n_test=2)
+    write = Bench.write
+
+    def named(self: Bench, prompts: list[str], *rest: Any, **more: Any) -> pd.DataFrame:
+        table = write(self, prompts, *rest, **more)
+        return table.assign(text=["The Queen.", "queenly", "points", "red"]) if len(table) == 4 else table
+
+    monkeypatch.setattr(Bench, "write", named)
+    found = preferred(bench, s, studied)
+    assert [table["names"].tolist() for table in found.tables.values()] == [[1.0, 0.0, 0.0, 0.0]] * 3
+    assert not {bar.name: bar.holds for bar in found.bars}["voices: steered answers that name one, though told not to"]
 
 
 def test_dropping_the_act_compares_each_condition_with_itself(bench: Bench, studied: Study) -> None:

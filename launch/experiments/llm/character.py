@@ -4,7 +4,8 @@
 sees the answer and the two names alone says which it is; Elo ratings of steered minus unsteered answers (`judging/elo.py`). The paper's
 judge is a language model, and it offers 144 words for traits. Ours is a linear probe a voice on what the unsteered model makes of a
 text, learnt from its answers when the voice is asked for, and checked on such answers to other questions; six voices are offered,
-three of them played. Set beforehand: these three gain.
+three of them played. Set beforehand: these three gain. A game counts as played where the answer does not name a voice, as it was told to:
+a judge reads names, too.
 
 `dropped`: eight ways to say "drop the act" behind the test prompts of a study, to the steered model and to one that plays a role since
 the prompt asks for it. What is left of the share judged in a role is how well the persona lasts.
@@ -23,6 +24,7 @@ import torch
 from launch.experiments.claims import UNSTEERED
 from launch.experiments.llm import data
 from launch.experiments.llm.bench import Bench
+from launch.experiments.llm.measures import words
 from launch.experiments.llm.settings import Settings
 from launch.experiments.llm.study import Candidate, Findings, Study
 from steer_agents.evaluation.compare import compare
@@ -34,6 +36,8 @@ from steer_agents.finding.controls import random_like
 
 LEAST_ACCURACY = 0.8
 """Share of pairs that the judge must name rightly where the voice was asked for, or it judges nothing."""
+MOST_NAMED = 0.1
+"""Share of the answers that may name a voice, or the games are none."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def preferred(bench: Bench, s: Settings, study: Study) -> Findings:
         rated[name] = elo(games, voices, seed=s.seed)
     rows = [
         {"claim": "voices", "condition": name, "role": "other", "measure": f"Elo rating, {row['behaviour']}",
-         "value": row["rating"], "low": row["low"], "high": row["high"], "episodes": len(one.games), "swayed": one.swayed}
+         "value": row["rating"], "low": row["low"], "high": row["high"], "episodes": len(one.games), "swayed": one.swayed,
+         "named": float(tables[name]["names"].mean())}
         for name, one in rated.items() for row in one.rows()
     ]  # fmt: skip
     moved = {name: shift(rated[UNSTEERED], one) for name, one in rated.items() if name != UNSTEERED}
@@ -115,9 +120,13 @@ def preferred(bench: Bench, s: Settings, study: Study) -> Findings:
     ]  # fmt: skip
     own, other = (_gained(rated[UNSTEERED], rated[name], played) for name in moved)
     known = proportion_interval(right, of)
+    names = tables[chosen.name]["names"]
+    named = proportion_interval(int(names.sum()), len(names))
     bars = [
         Bar("voices: pairs that the judge names rightly", known.value, (known.low, known.high), f">= {LEAST_ACCURACY:g}",
             known.value >= LEAST_ACCURACY),
+        Bar("voices: steered answers that name one, though told not to", named.value, (named.low, named.high), f"<= {MOST_NAMED:g}",
+            named.value <= MOST_NAMED),
         Bar("voices: what the played ones gain on the average, Elo points", own.value, (own.low, own.high),
             "above 0 with its interval", own.low > 0),
         Bar("voices: the same along a random direction", other.value, (other.low, other.high),
@@ -148,7 +157,8 @@ def _played(
     games = probe(lambda *offer: at[offer], judge.verdict, voices, s.n_games, s.seed)
     verdicts = [judge.verdict(row, a, b) for row, (a, b, _) in zip(logits, drawn, strict=True)]
     pairs = pd.DataFrame(drawn, columns=["first", "second", "game"])
-    return pd.concat([table, pairs], axis=1).assign(shows_first=verdicts), games
+    said = [float(any(voice in words(text) for voice in voices)) for text in table["text"]]
+    return pd.concat([table, pairs], axis=1).assign(shows_first=verdicts, names=said), games
 
 
 def _gained(before: EloTable, after: EloTable, names: Sequence[str]) -> Interval:

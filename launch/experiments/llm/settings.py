@@ -53,11 +53,12 @@ class Settings:
 
 
 def settings(quick: bool) -> Settings:
-    """About 25 minutes on a core of its own, or about 3."""
+    """About 30 minutes on a core of its own, or about 3."""
     full = Settings()
     if not quick:
         return full
     return replace(
         full, n_finding=6, n_choice=3, n_spoken=3, n_test=4, short=16, long=24, n_random=1, layers=(12,), spoken_layers=(8,),
-        language=(0.45,), foxp2=(1.0,), languages=("French",), resist=(0.3,), n_explain=3, n_games=4, n_voice=4, sae_sentences=80,
+        language=(0.45,), foxp2=(1.0,), languages=("French",), compared=(), resist=(0.3,), n_explain=2, n_games=3, n_voice=3,
+        sae_sentences=80,
     )  # fmt: skip
