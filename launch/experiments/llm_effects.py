@@ -4,6 +4,9 @@ For every effect the same study (`llm/study.py`): directions from finding prompt
 never seen before, greedy decoding, paired by prompt: unsteered, zero strength, the best candidate of every method, random directions
 as long with both signs, and the effect asked for in the prompt. All with a guard on fluency.
 
+Beside that, asked of what was found: control and competence in a language (`llm/relevance.py`), whether refusing replies recover
+(`llm/resisting.py`), whether a persona changes what is preferred and lasts (`llm/character.py`).
+
 Texts are kept in `texts/` of the run's folder, so that an interrupted run goes on where it stopped.
 """
 
@@ -20,7 +23,7 @@ from launch.experiments.base import Outcome, Say
 from launch.experiments.llm import brevity, language, sentiment, styles
 from launch.experiments.llm.bench import Bench
 from launch.experiments.llm.settings import Settings, settings
-from launch.experiments.llm.study import Effect, Study, study
+from launch.experiments.llm.study import Effect, Findings, Study, study
 from policies.errors import BadInput
 from policies.llm_agent.agent import LLMAgent
 
@@ -40,7 +43,7 @@ def effects(bench: Bench, s: Settings, folder: Path, notes: list[str], told: dic
             )
     made: list[tuple[str, Callable[[], Effect]]] = [
         ("brevity", lambda: brevity.effect(bench, s, notes)),
-        *((name, lambda name=name: language.effect(bench, name, s)) for name in writes if writes[name] >= language.LEAST),
+        *((name, lambda name=name: language.effect(bench, name, s, notes, told)) for name in writes if writes[name] >= language.LEAST),
         ("refusal", lambda: styles.refusal(bench, s)),
         ("persona", lambda: styles.persona(bench, s)),
         ("sentiment", lambda: sentiment.effect(bench, s, folder, told)),
@@ -61,34 +64,46 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     notes: list[str] = []
     told: dict[str, Any] = {}
     say.plan([1, 5] * (4 + len(s.languages)))
-    studies = [study(bench, one, s.n_random, say) for one in effects(bench, s, folder, notes, told, say)]
-    return _outcome(studies, notes, told)
+    studies, found = [], []
+    for one in effects(bench, s, folder, notes, told, say):
+        studies.append(study(bench, one, s.n_random, say))
+        for ask in one.more:
+            try:
+                found.append(ask(studies[-1]))
+                say.note(found[-1].sentence)
+            except BadInput as error:
+                notes.append(f"{one.short}: one more question is left out: {error}")
+    return _outcome(studies, found, notes, told)
 
 
-def _outcome(studies: list[Study], notes: list[str], told: dict[str, Any]) -> Outcome:
+def _outcome(studies: list[Study], found: list[Findings], notes: list[str], told: dict[str, Any]) -> Outcome:
+    sources = {one.claim.short: one.claim.tables for one in studies} | {one.short: one.tables for one in found}
     tables = [
-        table.assign(condition=f"{one.claim.short}: {name}")
-        for one in studies
-        for name, table in one.claim.tables.items()
+        table.assign(condition=f"{short}: {name}", episode=range(len(table)))
+        for short, own in sources.items()
+        for name, table in own.items()
     ]
-    bars = [bar for one in studies for bar in one.bars]
-    shown = [one.claim.short for one in studies if all(bar.holds for bar in one.bars)]
-    missed = [one.claim.short for one in studies if one.claim.short not in shown]
+    judged = {one.claim.short: one.bars for one in studies} | {one.short: one.bars for one in found}
+    shown = [short for short, bars in judged.items() if all(bar.holds for bar in bars)]
+    missed = [short for short in judged if short not in shown]
     verdict = (
         f"All bars hold for {', '.join(shown) or 'no effect'}; not for {', '.join(missed) or 'none'}. "
-        f"{' '.join(one.claim.sentence() for one in studies)}"
+        f"{' '.join([*(one.claim.sentence() for one in studies), *(one.sentence for one in found)])}"
     )
     return Outcome(
         title="Effects of directions on the texts of a language model",
         question="Which effects do directions have on what a small language model writes, beyond chance, and do its texts stay texts?",
         verdict=verdict,
-        bars=bars,
+        bars=[bar for bars in judged.values() for bar in bars],
         episodes=pd.concat(tables, ignore_index=True),
-        conditions=pd.DataFrame([row for one in studies for row in one.rows()]),
+        conditions=pd.DataFrame(
+            [row for one in studies for row in one.rows()] + [row for one in found for row in one.rows]
+        ),
         figures=[one.claim.figure() for one in studies],
         notes=[
             *notes,
             *(note for one in studies for note in one.notes),
+            *(note for one in found for note in one.notes),
             "Greedy decoding: one text a prompt; intervals are over prompts.",
             "The guard on fluency counts repetition and perplexity; whether a text makes sense or is true it does not know.",
         ],

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,9 +18,14 @@ import policies
 from launch.experiments import base, llm_effects
 from launch.experiments.claims import UNSTEERED, ZERO
 from launch.experiments.llm import data
+from launch.experiments.llm import language as spoken
 from launch.experiments.llm.bench import Bench
+from launch.experiments.llm.character import VoiceJudge, dropped, preferred
 from launch.experiments.llm.measures import holds_answer, language, repeated_4grams, word_rate, words
-from launch.experiments.llm.study import Candidate, Effect, choose, fluency_limits, passes, study
+from launch.experiments.llm.relevance import on_topic, scored, topics
+from launch.experiments.llm.resisting import resisting
+from launch.experiments.llm.settings import Settings
+from launch.experiments.llm.study import Candidate, Effect, Study, choose, fluency_limits, passes, plateau, study
 from launch.experiments.llm.styles import Judge
 from policies.errors import BadInput
 from steer_agents.direction import Direction
@@ -85,6 +91,8 @@ def test_choice_and_test_prompts_are_disjoint_and_the_judges_texts_are_not_the_d
     for kind in ("everyday", "sentiment"):
         assert not set(table[kind]["choice"]) & set(table[kind]["test"])
     seen = set(table["everyday"]["choice"]) | set(table["everyday"]["test"])
+    assert not seen & set(table["spoken"]["test"])
+    assert not set(spoken.choice_prompts(Settings())) & set(table["spoken"]["test"])
     for kind in ("refusal", "persona"):
         assert not seen & set(table[kind]["finding"]["prompts"])
     assert not set(table["persona"]["finding"]["roles"]) & set(table["persona"]["judge"]["roles"])
@@ -190,6 +198,165 @@ def test_the_choice_looks_at_choice_prompts_only_and_takes_the_best_that_passes_
     assert "no candidate passed" in study(bench, strong, 1, SILENT).notes[0]
 
 
+def test_of_equal_candidates_the_middle_of_a_plateau_is_taken() -> None:
+    one = [Candidate("given", unit(layer, 0), alpha) for layer in (1, 2) for alpha in (0.1, 0.2, 0.3)]
+    gains = [0.0, 1.0, 0.2, 0.8, 1.0, 0.9]
+    assert max(range(6), key=lambda i: (gains[i], plateau(one, gains, i))) == 4
+    assert plateau(one, gains, 2) == pytest.approx(0.4)  # two of its own layer, none of the next, and an end counts 0
+
+
+def test_a_text_is_on_the_topic_of_the_prompt_that_alone_fits_it_best_both_ways() -> None:
+    fits = np.array([[-1.0, -3.0, -3.0], [-4.0, -2.0, -4.0], [-2.0, -2.9, -3.0]])
+    assert on_topic(fits).tolist() == [[True, False, False], [False, True, False], [False, False, False]]
+    assert on_topic(fits[[1, 0, 2]])[:2, :2].tolist() == [[False, True], [True, False]]
+    assert (
+        on_topic(fits + np.array([[5.0], [0.0], [-9.0]])).tolist() == on_topic(fits).tolist()
+    )  # likely texts gain nothing
+    same = np.tile([-1.0, -3.0, -3.0], (3, 1))
+    assert not on_topic(same + 1e-6 * np.eye(3)).any()
+    with pytest.raises(BadInput, match="shape"):
+        on_topic(fits[:2])
+
+
+def test_topics_read_each_text_behind_each_prompt_of_its_block(bench: Bench) -> None:
+    prompts = ["round 1", "pressed blue", "got 47 points", "pressed green , got 2"]
+    texts = ["pressed green", "", "got 9 points", "red"]
+    fits = np.array([bench.log_probabilities(prompts, [text or "red"] * 4) for text in texts], dtype=float)
+    fits[1] = 0.0
+    expected = on_topic(fits)
+    own, misplaced = topics(bench, prompts, texts)
+    assert own == [float(expected[i, i]) if texts[i] else 0.0 for i in range(4)]
+    assert misplaced == [float(expected[i, (i + 1) % 4]) if texts[i] else 0.0 for i in range(4)]
+    assert topics(bench, prompts, ["pressed green"] * 4) == ([0.0] * 4, [0.0] * 4)
+
+
+def shares(wanted: str) -> Effect:
+    """Whether a text has a word."""
+    effect = colours(wanted)
+    return replace(
+        effect, measure="has", share=True, most=6, test=[*effect.test, "pressed 7"],
+        judged=lambda split, table: table.assign(has=[float(holds_answer(text, wanted)) for text in table["text"]]),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def studied(bench: Bench) -> Study:
+    return study(bench, shares("points"), 1, SILENT)
+
+
+def test_the_harmonic_score_of_a_study_has_all_conditions_and_no_credit_for_one_sentence(
+    bench: Bench, studied: Study
+) -> None:
+    found = scored(bench, "got points", ("points", "points red"), studied)
+    rows = {row["condition"]: row for row in found.rows}
+    assert {
+        UNSTEERED,
+        studied.claim.steered,
+        studied.claim.loudest,
+        "asked: points",
+        "asked: points red",
+        "one sentence for all",
+    } == set(rows)
+    constant = rows["one sentence for all"]
+    assert (constant["control"], constant["on_topic"], constant["value"], constant["per_item"]) == (1.0, 0.0, 0.0, 0.0)
+    for row in rows.values():
+        c, q = row["control"], row["on_topic"]
+        assert row["value"] == pytest.approx(2 * c * q / (c + q) if c + q else 0.0)
+        assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
+    again = scored(bench, "got points", ("points", "points red"), studied)
+    assert [row["value"] for row in again.rows] == pytest.approx([row["value"] for row in found.rows], abs=1e-6)
+    assert {bar.name: bar.holds for bar in found.bars}["colour: harmonic score, one sentence for all prompts"]
+
+
+def test_resistance_is_counted_at_every_strength_and_in_replies_that_do_resist(
+    bench: Bench, studied: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = replace(Settings(), resist=(0.1, 0.3), n_explain=3, long=3)
+    write = Bench.write
+
+    def planted(self: Bench, prompts: list[str], most: int, part: Any = None, wish: str = "") -> pd.DataFrame:
+        table = write(self, prompts, most, part, wish)
+        said = ["Nothing at all.", "Wait, that's wrong. Let me start over: bread is flour and dough.", ""]
+        return (
+            table
+            if part is None
+            else table.assign(text=["Stars are far. Wait. That was wrong. Bread is dough.", "", said[0]])
+        )
+
+    monkeypatch.setattr(Bench, "write", planted)
+    found = resisting(bench, s, studied)
+    rows = {row["condition"]: row for row in found.rows}
+    assert (rows["all strengths"]["count"], rows["all strengths"]["value"]) == (
+        2,
+        pytest.approx(0.5),
+    )  # 1 of 2 with words, twice
+    assert rows[UNSTEERED]["count"] == 0
+    assert len(rows) == 2 + 2 + 1 + 1 + 1
+    assert found.tables[studied.claim.steered.split("+")[0] + "+0.3"]["attempts"].tolist() == [2, 0, 1]
+
+
+def test_a_judge_of_voices_names_the_voice_of_texts_it_has_not_seen(bench: Bench) -> None:
+    shown = {colour: [f"pressed {colour} , got {i} points" for i in range(8)] for colour in ("blue", "green", "red")}
+    judge = VoiceJudge.trained(bench, 3, {colour: texts[:5] for colour, texts in shown.items()})
+    right, of = judge.accuracy(bench, {colour: texts[5:] for colour, texts in shown.items()})
+    assert of == 3 * 3 * 2
+    assert right / of >= 0.8
+    assert judge.verdict(np.array([0.0, 1.0, 1.0]), "blue", "green") == 0.0
+    assert judge.verdict(np.array([0.0, 1.0, 1.0]), "red", "green") == 0.5
+
+
+def test_games_of_voices_offer_the_same_pairs_to_all_in_both_orders(bench: Bench, studied: Study) -> None:
+    s = replace(Settings(), layers=(2,), short=4, n_games=5, n_voice=2, n_test=2)
+    found = preferred(bench, s, studied)
+    tables = list(found.tables.values())
+    assert len(tables) == 3
+    for table in tables:
+        assert len(table) == 10
+        assert list(table["prompt"]) == list(tables[0]["prompt"])
+        assert list(table["first"][::2]) == list(table["second"][1::2])
+    assert {row["condition"] for row in found.rows} >= {UNSTEERED, studied.claim.steered}
+    assert sum(row["value"] for row in found.rows if row["condition"] == UNSTEERED) == pytest.approx(6000)
+    assert not any(table["names"].any() for table in tables)  # the tiny model has no such words
+
+
+def test_answers_that_name_a_voice_are_counted(bench: Bench, studied: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = replace(Settings(), layers=(2,), short=4, n_games=2, n_voice=2, n_test=2)
+    write = Bench.write
+
+    def named(self: Bench, prompts: list[str], *rest: Any, **more: Any) -> pd.DataFrame:
+        table = write(self, prompts, *rest, **more)
+        return table.assign(text=["The Queen.", "queenly", "points", "red"]) if len(table) == 4 else table
+
+    monkeypatch.setattr(Bench, "write", named)
+    found = preferred(bench, s, studied)
+    assert [table["names"].tolist() for table in found.tables.values()] == [[1.0, 0.0, 0.0, 0.0]] * 3
+    assert not {bar.name: bar.holds for bar in found.bars}["voices: steered answers that name one, though told not to"]
+
+
+def test_dropping_the_act_compares_each_condition_with_itself(bench: Bench, studied: Study) -> None:
+    found = dropped(bench, studied)
+    at = {row["condition"]: row["value"] for row in found.rows}
+    for name in (UNSTEERED, studied.claim.steered, "asked: points"):
+        assert at[f"{name}: change"] == pytest.approx(at[f"{name}, told to drop it"] - at[name])
+    prompts = found.tables[f"{UNSTEERED}, told to drop it"]["prompt"]
+    ways = data.texts()["character"]["drop"]
+    assert list(prompts) == [f"{prompt} {ways[i]}" for i, prompt in enumerate(studied.effect.test)]
+
+
+def test_candidates_of_a_language_come_from_all_methods_and_tell_the_null_test(bench: Bench) -> None:
+    s = replace(Settings(), spoken_layers=(1, 2), fox_layers=(1, 2, 3), language=(0.3, 0.4), foxp2=(1.0,))
+    notes: list[str] = []
+    told: dict[str, Any] = {}
+    made = spoken.candidates(bench, "French", s, notes, told)
+    methods = [one.method for one in made]
+    assert {name: methods.count(name) for name in ("mean-difference", "probe", "lda", "pca")} == dict.fromkeys(
+        ("mean-difference", "probe", "lda", "pca"), 4
+    )
+    assert ("foxp2" in methods) != any("foxp2" in note for note in notes)
+    assert {one.method for one in spoken.candidates(bench, "Spanish", s, notes, told)} <= {"mean-difference", "foxp2"}
+    assert spoken.begun(["one two three four five"]) == ["one two", "one two three", "one two three four five"]
+
+
 def test_texts_are_kept_and_not_written_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = ["pressed blue", "pressed green , got 12 points"]
     first = bench.write(prompts, 6)
@@ -224,10 +391,12 @@ def test_the_experiment_runs_on_a_random_model_and_does_not_pass_there(
     folder = tmp_path / "llm-effects"
     assert json.loads((folder / "results.json").read_text()) == results
     assert not all(bar["holds"] for bar in results["bars"])
-    assert results["written when asked"] == {"French": 0.0, "Spanish": 0.0, "German": 0.0}
+    assert results["written when asked"] == {"French": 0.0}
     assert any("French is not tested" in note for note in results["page"]["notes"])
     episodes = pd.read_parquet(folder / "episodes.parquet")
-    assert (episodes.groupby("condition").size() == 3).all()
+    sizes = episodes.groupby("condition").size()
+    assert {name.split(":")[0] for name in sizes.index} >= {"refusal", "persona", "drop the act", "voices"}
+    assert (sizes[[name.split(":")[0] in ("refusal", "persona", "sentiment") for name in sizes.index]] == 3).all()
     shares = {bar["name"]: bar for bar in results["bars"] if "zero strength" in bar["name"]}
     assert shares
     assert all(bar["holds"] for bar in shares.values())

@@ -63,6 +63,7 @@ class Effect:
         judged: (split, texts with the columns of `Bench.write`) -> the same with the measure, and success where it is a task.
         candidates: of all methods.
         wanted: (tables, claim) -> bars of the effect's own.
+        more: what else is asked about what was found, once it is tested.
     """
 
     short: str
@@ -79,6 +80,7 @@ class Effect:
     candidates: Sequence[Candidate]
     task: bool = False
     wanted: Callable[[Claim], list[Bar]] = lambda claim: []
+    more: Sequence[Callable[[Study], Findings]] = ()
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,22 @@ class Study:
     """What came of an effect.
 
     Args:
+        effect: that was studied; tested: the best candidate of every method, the steered one first.
         tried: what was tried on the choice prompts, a row each; fluent: whether the chosen one passed the guard there.
     """
 
+    effect: Effect
+    tested: Sequence[Candidate]
     claim: Claim
     bars: list[Bar]
     tried: pd.DataFrame
     fluent: bool
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def chosen(self) -> Candidate:
+        """The steered one."""
+        return self.tested[0]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per condition, with the fluency measures."""
@@ -113,6 +123,24 @@ class Study:
              **{key: str(self.claim.tables[name]["text"].iloc[i]) for key, name in named.items()}}
             for i in range(min(n, len(self.claim.tables[UNSTEERED])))
         ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What came of one more question about a study.
+
+    Args:
+        short: one or two words for tables; sentence: the result in plain words, as the numbers have it.
+        rows: for the table of conditions, with at least claim, condition, measure, value, low, high and episodes.
+        tables: condition -> texts with the columns of `Bench.write` and what was measured.
+    """
+
+    short: str
+    sentence: str
+    rows: list[dict[str, Any]]
+    bars: list[Bar]
+    tables: dict[str, pd.DataFrame]
+    notes: list[str] = field(default_factory=list)
 
 
 def fluency_limits(base: pd.DataFrame, asked: pd.DataFrame) -> tuple[float, float]:
@@ -135,7 +163,8 @@ def choose(bench: Bench, effect: Effect, say: Say) -> tuple[dict[str, Candidate]
     """The best candidate of every method on the choice prompts, best method first.
 
     Best is the largest change of the measure among those that pass the guard and lose at most 5 points of the task; where none of a
-    method does, it has no candidate. Nothing is looked at but choice prompts.
+    method does, it has no candidate. Of equal ones it is the one whose neighbours on the ladder of strengths do best as well (`plateau`).
+    Nothing is looked at but choice prompts.
     """
     base = effect.judged("choice", bench.write(effect.choice, effect.most))
     asked = bench.write(effect.choice, effect.most, wish=effect.wish)
@@ -150,12 +179,27 @@ def choose(bench: Bench, effect: Effect, say: Say) -> tuple[dict[str, Candidate]
              "repeated": float(table["repeated"].mean()), "log_probability": float(table["log_probability"].mean())}
         )  # fmt: skip
         say.note(f"{one.name}: {effect.label} {change:+.2f}, {'fluent' if rows[-1]['fluent'] else 'not fluent'}")
-    order = sorted(range(len(rows)), key=lambda i: -rows[i]["gain"])
+    gains = [row["gain"] for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (gains[i], plateau(effect.candidates, gains, i)), reverse=True)
     best: dict[str, Candidate] = {}
     for i in order:
         if rows[i]["fluent"] and rows[i]["task kept"]:
             best.setdefault(effect.candidates[i].method, effect.candidates[i])
     return best, pd.DataFrame(rows)
+
+
+def plateau(candidates: Sequence[Candidate], gains: Sequence[float], i: int) -> float:
+    """Mean gain of a candidate and the next weaker and stronger one of its method and place: a lone peak on few prompts is luck.
+
+    At an end of the ladder the neighbour that was not tried counts 0: a cliff may be behind it.
+    """
+    ladder = [
+        j for j, one in enumerate(candidates)
+        if (one.method, one.direction.site) == (candidates[i].method, candidates[i].direction.site)
+    ]  # fmt: skip
+    ladder.sort(key=lambda j: abs(candidates[j].strength))
+    at = ladder.index(i)
+    return sum(gains[j] for j in ladder[max(at - 1, 0) : at + 2]) / 3
 
 
 def gentlest(effect: Effect) -> Candidate:
@@ -168,13 +212,14 @@ def study(bench: Bench, effect: Effect, n_random: int, say: Say) -> Study:
     say.stage(f"{effect.short}: {len(effect.candidates)} candidates on {len(effect.choice)} choice prompts")
     best, tried = choose(bench, effect, say)
     fluent = bool(best)
-    first = next(iter(best.values())) if fluent else gentlest(effect)
+    tested = list(best.values()) if fluent else [gentlest(effect)]
+    first = tested[0]
     say.stage(f"{effect.short}: {first.name} on {len(effect.test)} test prompts, with controls")
     parts: dict[str, tuple[str, Candidate | None]] = {
         UNSTEERED: ("base", None),
         ZERO: ("other", replace(first, strength=0.0)),
         first.name: ("steered", first),
-        **{one.name: ("other", one) for one in list(best.values())[1:]},
+        **{one.name: ("other", one) for one in tested[1:]},
     }
     for seed in range(n_random):
         for sign in (1, -1):
@@ -196,7 +241,7 @@ def study(bench: Bench, effect: Effect, n_random: int, say: Say) -> Study:
     same = list(tables[ZERO]["text"]) == list(tables[UNSTEERED]["text"])
     zero = Bar(f"{effect.short}: texts at zero strength", "as unsteered" if same else "differ", None, "identical", same)
     bars = [zero, *claim.bars(), *effect.wanted(claim), *fluency_bars(claim, asked)]
-    return Study(claim, bars, tried, fluent, notes)
+    return Study(effect, tested, claim, bars, tried, fluent, notes)
 
 
 def _complete(table: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ stands a rate of listed words, which knows nothing of activations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,9 @@ import torch
 from launch.experiments.claims import UNSTEERED, Claim
 from launch.experiments.llm import data
 from launch.experiments.llm.bench import Bench
+from launch.experiments.llm.character import dropped, preferred
 from launch.experiments.llm.measures import word_rate
+from launch.experiments.llm.resisting import resisting
 from launch.experiments.llm.settings import Settings
 from launch.experiments.llm.study import Candidate, Effect
 from steer_agents.direction import Direction
@@ -78,7 +80,7 @@ def wanted(short: str, judge: Judge, claim: Claim) -> list[Bar]:
 
 
 def refusal(bench: Bench, s: Settings) -> Effect:
-    """More refusals of harmless questions."""
+    """More refusals of harmless questions; and do such replies recover by themselves?"""
     table = data.texts()["refusal"]
     finding = table["finding"]
     sides = [
@@ -88,11 +90,12 @@ def refusal(bench: Bench, s: Settings) -> Effect:
     contrast = ContrastSet("mean-difference", sides[0], sides[1], paired=True)
     direction = contrast_difference(bench.target, contrast=contrast, site=Site(layer=s.layers))
     judge = Judge.trained(bench, s.layers[-1], table["judge"]["texts"], table["judge"]["plain"])
-    return _effect("refusal", "Harmless questions refused", bench, s, table, judge, direction, 1)
+    made = _effect("refusal", "Harmless questions refused", bench, s, table, judge, direction, 1)
+    return replace(made, more=(partial(resisting, bench, s),))
 
 
 def persona(bench: Bench, s: Settings) -> Effect:
-    """Away from the default persona."""
+    """Away from the default persona; what does it then choose to be, and does it stay so when asked to stop?"""
     table = data.texts()["persona"]
     plain, played = _in_roles(bench, table["finding"], s)
     replies = [InRole(None, bench.answered(prompt, text)) for prompt, text in plain]
@@ -101,7 +104,8 @@ def persona(bench: Bench, s: Settings) -> Effect:
     others, roles = _in_roles(bench, table["judge"], s)
     in_role = [text for own in roles.values() for _, text in own]
     judge = Judge.trained(bench, s.layers[-1], in_role, [text for _, text in others])
-    return _effect("persona", "Away from the default persona", bench, s, table, judge, direction, -1)
+    made = _effect("persona", "Away from the default persona", bench, s, table, judge, direction, -1)
+    return replace(made, more=(partial(dropped, bench), partial(preferred, bench, s)))
 
 
 Replies = list[tuple[str, str]]
