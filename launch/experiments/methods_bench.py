@@ -85,7 +85,9 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     )
     subject = subjects.concept(s.concept).make(asked)
     findings = compare_all(subject, s.methods, s.margin, s.n_random, s.n_permuted, kept, say)
-    return outcome(subject, findings, s.margin)
+    made = outcome(subject, findings, s.margin)
+    sizes = {name: getattr(s, name) for name in ("policy", "tasks", "finding", "choice", "test")}
+    return replace(made, extra={**made.extra, "sizes": {**sizes, "layers": subject.layers}})
 
 
 def outcome(subject: Subject, findings: Findings, margin: float) -> Outcome:

@@ -276,6 +276,7 @@ def test_the_comparison_runs_from_the_command_line(
     names = {row["name"] for row in told["conditions"]}
     assert {REFERENCE, "bake", "random 1+", "random 1-", "permuted 1", "turned round", "the words 'slowly'"} == names
     assert told["left_out"] == {"vista": NEEDS["pictures"]}
+    assert told["sizes"]["policy"] == "tiny-vla"
     assert told["bars"][0]["holds"], "strength 0 changes nothing"
     assert (out / "report.html").exists()
     episodes = pd.read_parquet(out / "episodes.parquet")
