@@ -58,7 +58,7 @@ def settings(quick: bool) -> Settings:
     if not quick:
         return full
     return replace(
-        full, n_finding=6, n_choice=3, n_spoken=3, n_test=4, short=16, long=24, n_random=1, layers=(12,), spoken_layers=(8,),
-        language=(0.45,), foxp2=(1.0,), languages=("French",), compared=(), resist=(0.3,), n_explain=2, n_games=3, n_voice=3,
-        sae_sentences=80,
+        full, n_finding=5, n_choice=3, n_spoken=3, n_test=3, short=12, long=14, n_random=1, layers=(12,), spoken_layers=(8,),
+        brevity=(0.2,), language=(0.45,), foxp2=(1.0,), style=(0.2,), sentiment=(0.3,), languages=("French",), compared=(),
+        resist=(0.3,), n_explain=2, n_games=2, n_voice=2, sae_sentences=80,
     )  # fmt: skip
