@@ -48,7 +48,7 @@ class Candidate:
         return family.attach(self.layer, share * self.strength, subject.gates[self.gate])
 
     def told(self) -> str:
-        return f"{self.layer} x {self.strength:g} {self.gate}"
+        return f"{self.layer} x {self.strength:.3g} {self.gate}"
 
 
 @dataclass(frozen=True)
