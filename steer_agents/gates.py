@@ -58,8 +58,8 @@ class Gate(ABC):
         return Product(self, other)
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {"gate": type(self).__name__, **{k: _plain(v) for k, v in vars(self).items()}}
+        """JSON-able form; names with an underscore are what a gate remembers, not what it is."""
+        return {"gate": type(self).__name__, **{k: _plain(v) for k, v in vars(self).items() if not k.startswith("_")}}
 
 
 def _plain(value: Any) -> Any:

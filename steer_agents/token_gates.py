@@ -2,33 +2,35 @@
 
 Three tiers, ever more selective (edited tokens: each a subset of the one before):
 
-    ALWAYS      every token                                        no gate
-    INPUT       all tokens of an input, if any of them fires       AnyToken(Probe(w, b))
-    TOKEN       only the tokens that fire                          Probe(w, b)
+    always       every token                                        no gate
+    per input    all tokens of an input, if any of them fires       AnyToken(Probe(w, b)), AnyToken(Feature(sae, features))
+    per token    only the tokens that fire                          Probe(w, b), Feature(sae, features)
 
 Source: inspired by Breaking Bad Tokens, arXiv 2505.14536 (constant, per-input and per-token steering on features of a sparse
 autoencoder; names and meaning of the tiers are those of a project that reuses it, thresholds are not confirmed). Here any gate per
-token will do: `Probe` reads a feature with the encoder's row as weights.
+token will do. Ours: an input goes on while it is generated, so that a row that was opened by its prompt, or by a token said since,
+stays open until a new input begins (a token at position 0). Padding opens nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from policies.base import Context
 from policies.errors import BadInput
 from steer_agents.gates import Gate, Weight
-from steer_agents.tokens import Pass, TokenScope
+from steer_agents.tokens import Pass, TokenScope, per_row
 
 
 @dataclass(frozen=True)
 class AnyToken(Gate):
     """The largest weight that a gate gives to any token of an input, for all tokens of that input.
 
-    Padding does not count. Tokens decoded from a cache belong to the input: once open for a row, the gate stays so until the next
-    prefill. At several layers it stays open for the later ones of the same pass too.
+    Tokens that follow in a cache belong to the input: what a row was opened to it stays until a new input begins. At several layers
+    it stays so for the later ones of the same pass, too.
 
     Args:
         gate: one that weighs tokens, (B, N), e.g. `Probe`.
@@ -51,18 +53,31 @@ class AnyToken(Gate):
         if not torch.is_tensor(inner) or inner.dim() != 2:
             raise BadInput(
                 f"AnyToken({type(self.gate).__name__}): expected a gate with one weight per token, (B, N), got "
-                f"{tuple(inner.shape) if torch.is_tensor(inner) else inner}. Use Probe or Tokens."
+                f"{tuple(inner.shape) if torch.is_tensor(inner) else inner}. Use Probe, Feature or Tokens."
             )
-        if current is not None and current.real is not None:
-            inner = inner * current.real.to(inner.device)
-        opened = inner.amax(1)
-        memory = self._memory  # type: ignore[attr-defined]
-        if memory is not None and current is not None and (memory[0] is current or current.phase == "decode"):
-            if len(memory[1]) != len(opened):
-                raise BadInput(
-                    f"AnyToken: the batch went from {len(memory[1])} to {len(opened)} rows within an input, so it is not known whose "
-                    "gate was open. Keep all rows while a cache lives."
-                )
-            opened = torch.maximum(opened, memory[1].to(opened.device))
+        if current is None:
+            return inner.amax(1)  # without tokens every pass is an input
+        real = torch.ones_like(current.positions, dtype=torch.bool) if current.real is None else current.real
+        opened = (inner * real.to(inner.device)).amax(1)
+        opened = torch.maximum(opened, self._before(opened, (current.positions == 0) & real, context, current))
         object.__setattr__(self, "_memory", (current, opened))
         return opened
+
+    def describe(self) -> dict[str, Any]:
+        return {"gate": "AnyToken", "of": self.gate.describe()}
+
+    def _before(self, opened: torch.Tensor, first: torch.Tensor, context: Context, current: Pass) -> torch.Tensor:
+        """(B,) what each row was opened to since its input began; 0 where it begins in this pass."""
+        memory = self._memory  # type: ignore[attr-defined]
+        if memory is not None and memory[0] is current:
+            found: torch.Tensor = memory[1].to(opened.device)
+            return found
+        begins = first.any(1).to(opened.device)
+        if begins.all():
+            return torch.zeros_like(opened)
+        if memory is None:
+            raise BadInput(
+                "AnyToken: the cache holds tokens from before steering was attached, so it is not known whether the gate was open "
+                "there. Start from an empty cache, or gate by token."
+            )
+        return per_row(memory[1].to(opened.device), len(opened), context.repeats, "AnyToken") * ~begins

@@ -99,11 +99,12 @@ def _probe(path: Path, whole_input: bool = False, **settings: Any) -> Gate:
     return AnyToken(fires) if whole_input else fires
 
 
-def _feature(path: Path, **settings: Any) -> Gate:
+def _feature(path: Path, whole_input: bool = False, **settings: Any) -> Gate:
     """A feature of an SAE at the site of the part."""
     if "features" not in settings:
         raise BadInput("a gate 'feature' needs features: the numbers of those of the SAE that open it.")
-    return Feature(sae_files.load(path), **settings)
+    fires = Feature(sae_files.load(path), **settings)
+    return AnyToken(fires) if whole_input else fires
 
 
 GATES: Mapping[str, GateKind] = {
@@ -127,7 +128,7 @@ GATES: Mapping[str, GateKind] = {
     "controller": GateKind("as a learned controller says (a file)", None, {}, Controller.load),
     "feature": GateKind(
         "where features of an SAE fire (a file), per token or for the whole input", None,
-        {"features": nodes.list_of(nodes.integer), "threshold": nodes.number, "per": nodes.choice("token", "input")}, _feature,
+        {"features": nodes.list_of(nodes.integer), "threshold": nodes.number, "whole_input": nodes.boolean}, _feature,
     ),
 }  # fmt: skip
 """Name -> kind of gate."""

@@ -266,7 +266,7 @@ def test_gates_and_sites_are_those_of_the_library(folder: Path) -> None:
         ("{logit_mix: [0, 1], strength: 0.3, final_norm: false, gate: {window: [0, 9]}}", sa.LogitMix),
         ("{sae_clamp: sae.safetensors, features: [1, 3], values: [0, 2], strength: 1}", SaeClamp),
         (
-            "{sae_shift: shift.safetensors, strength: -1, gate: {feature: sae.safetensors, features: [2], per: input}}",
+            "{sae_shift: shift.safetensors, strength: -1, gate: {feature: sae.safetensors, features: [2], whole_input: true}}",
             SaeShift,
         ),
         ("{temperature: 1.5}", sa.Temperature),

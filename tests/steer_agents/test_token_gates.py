@@ -92,6 +92,15 @@ def test_a_row_stays_open_while_it_is_decoded_and_a_new_prompt_starts_closed() -
     assert seen == [[1, 0], [1, 1], [1, 1], [0]]
 
 
+def test_what_a_gate_remembers_does_not_change_what_it_is() -> None:
+    model = tiny("llama")
+    gate = sa.AnyToken(sa.Tokens(sa.at((5,))))
+    told = gate.describe()
+    with sa.steer(model, sa.Add(direction_at(model, SITE), strength=absolute(1.0), gate=gate)), torch.no_grad():
+        model(input_ids=torch.tensor([[3, 5, 7]]))
+    assert gate.describe() == told == {"gate": "AnyToken", "of": gate.gate.describe()}
+
+
 def test_a_gate_without_tokens_is_refused() -> None:
     with pytest.raises(BadInput, match=r"AnyToken\(Always\): expected a gate with one weight per token"):
         sa.AnyToken(ALWAYS).weight(Context(), None, None)

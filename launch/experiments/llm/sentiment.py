@@ -34,6 +34,7 @@ from steer_agents.sae.gates import Feature
 from steer_agents.sae.model import Sae
 from steer_agents.sae.training import Plan, train_sae
 from steer_agents.sites import Site
+from steer_agents.token_gates import AnyToken
 from steer_agents.tokens import span
 
 N_FEATURES = 3
@@ -73,8 +74,8 @@ def effect(bench: Bench, s: Settings, folder: Path, told: dict[str, Any]) -> Eff
     mean = mean_difference(bench.target, positive=negative, negative=positive, site=where)
     tiers: dict[str, Gate] = {
         "sae always": ALWAYS,
-        "sae per input": Feature(sae, numbers, per="input"),
-        "sae per token": Feature(sae, numbers, per="token"),
+        "sae per input": AnyToken(Feature(sae, numbers)),
+        "sae per token": Feature(sae, numbers),
     }
     prompts, listed = data.texts()["sentiment"], data.texts()["sentiment"]["lexicon"]
 

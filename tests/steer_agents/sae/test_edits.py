@@ -104,7 +104,7 @@ def tiers(threshold: float) -> dict[str, Gate]:
     sae = exact_sae()
     return {
         "token": Feature(sae, (3,), threshold),
-        "input": Feature(sae, (3,), threshold, per="input"),
+        "input": sa.AnyToken(Feature(sae, (3,), threshold)),
         "always": ALWAYS,
     }
 
@@ -147,7 +147,7 @@ def test_padding_opens_no_input() -> None:
     i = int((plain[:, :4].amax((0, 1)) - plain[:, 4:].amax((0, 1))).argmax())  # a feature that fires more on padding
     threshold = float(plain[:, 4:, i].max().clamp(min=0))
     assert plain[:, :4, i].max() > threshold
-    gate = Feature(exact_sae(), (i,), threshold, per="input")
+    gate = sa.AnyToken(Feature(exact_sae(), (i,), threshold))
     assert torch.equal(steered(gate, batch, model)[:, 4:], plain[:, 4:])
 
 
@@ -159,7 +159,7 @@ def test_an_input_that_its_prompt_opened_stays_open_while_it_is_generated() -> N
     fires = plain[..., 3].amax(1)
     threshold = float(fires.sort().values[1])
     opened = fires > threshold
-    gate = Feature(exact_sae(), (3,), threshold, per="input")
+    gate = sa.AnyToken(Feature(exact_sae(), (3,), threshold))
     part = sa.Add(
         exact_sae().direction(torch.eye(32)[9], "language.1.block_output"), strength=sa.Strength(2.0), gate=gate
     )
@@ -169,21 +169,19 @@ def test_an_input_that_its_prompt_opened_stays_open_while_it_is_generated() -> N
         for token in (5, 6):
             with Reader(place, resolve(place, Site(layer=1)), stop_early=False) as reader:
                 out = model(input_ids=torch.full((4, 1), token), past_key_values=out.past_key_values, use_cache=True)
-            now = gate._open  # type: ignore[attr-defined]
+            now = gate._memory[1] > 0  # type: ignore[attr-defined]
             assert (now | ~opened).all(), "what the prompt opened is open"
             fired = reader.values["language.1.block_output"][..., 3].amax(1) > threshold
             assert torch.equal(now, opened | fired)
             opened = now
         model(input_ids=ids[:, :1], use_cache=False)  # a new input begins closed
-        assert not torch.equal(gate._open, opened)  # type: ignore[attr-defined]
-    fresh = Feature(exact_sae(), (3,), threshold, per="input")
+        assert not torch.equal(gate._memory[1] > 0, opened)  # type: ignore[attr-defined]
+    fresh = sa.AnyToken(Feature(exact_sae(), (3,), threshold))
     late = sa.Add(part.direction, strength=sa.Strength(2.0), gate=fresh)
     with torch.no_grad(), sa.steer(model, late), pytest.raises(BadInput, match="before steering was attached"):
         model(input_ids=torch.full((4, 1), 5), past_key_values=out.past_key_values, use_cache=True)
 
 
 def test_senseless_gates_are_refused() -> None:
-    with pytest.raises(BadInput, match="'input'"):
-        Feature(exact_sae(), (1,), per="inputs")
     with pytest.raises(BadInput, match="from 0"):
         Feature(exact_sae(), (1,), threshold=-1.0)
