@@ -174,16 +174,15 @@ def rollout_(
         out: run folder; an interrupted run goes on there.
         json: print the mean of every measure as JSON.
     """
-    import envs
     import policies
-
-    assert envs.__name__  # importing it registers the environments
+    from launch.trials import environment_id
     from steer_agents.decisions import Temperature
     from steer_agents.direction import Direction
     from steer_agents.interventions import Add
     from steer_agents.loop import rollout
     from steer_agents.steerer import Steerer
 
+    env = environment_id(env)
     parts: list[Any] = []
     if is_recipe(policy):
         if direction is not None or strength or temperature != 1.0:
@@ -484,9 +483,10 @@ def train_(
         json: print results.json.
     """
     from launch.train import train
+    from launch.trials import environment_id
 
     results = train(
-        policy, env, out, variant, preset, env_steps, seed, noise_map, bound, reward, num_envs, episodes, evaluate_every,
+        policy, environment_id(env), out, variant, preset, env_steps, seed, noise_map, bound, reward, num_envs, episodes, evaluate_every,
         max_steps, shift, patience, checkpoint_minutes, tensorboard, progress=not json,
     )  # fmt: skip
     if json:

@@ -172,12 +172,14 @@ class Trials:
 
 
 def environment_id(name: str) -> str:
-    """The registered id of an environment; "SteerAgents/" and "-v0" may be left out.
+    """The registered id of an environment; "SteerAgents/" and "-v0" may be left out. "module:Id" is gymnasium's to import.
 
     Raises:
         UnknownName: there is none; the message names the nearest.
     """
     assert envs.__name__  # importing it registers the environments
+    if ":" in name:
+        return name
     for candidate in (name, f"{PREFIX}{name}", f"{PREFIX}{name}-v0"):
         if candidate in gym.registry:
             return candidate

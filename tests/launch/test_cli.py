@@ -77,6 +77,8 @@ def test_list_names_what_is_registered(run: Callable[..., Done]) -> None:
         (("experiment", "run", "east-lokin"), "did you mean 'east-lockin'"),
         (("rollout", "bandit:ucb", "SteerAgents/BanditGaussian5-v0"), "did you mean 'ucb1'"),
         (("rollout", "bandit:ucb1", "SteerAgents/BanditGaussian5-v0", "--strength", "0.2"), "needs --direction FILE"),
+        (("rollout", "bandit:ucb1", "BanditGausian5"), "did you mean 'BanditGaussian5'"),
+        (("train", "flow-medium", "PresButton", "--out", "there"), "did you mean 'PressButton'"),
         (("show", "missing.safetensors"), "missing.safetensors"),
         (("doctor", "lm:x"), "did you mean 'llm'"),
         (("demos", "PresButton"), "did you mean 'PressButton'"),
