@@ -68,11 +68,11 @@ def efficiency(subject: Subject) -> Family:
 
 def purified(subject: Subject) -> Family:
     """Without what other words share with it."""
-    nuisances = [
-        find(subject.policy, "mean-difference", positive=other, negative=subject.negative, site=subject.site("block_output"))
-        for other in subject.offers["nuisances"]
-    ]  # fmt: skip
-    return pushes(subject, find(subject.policy, "purified", direction=subject.natural(), nuisances=nuisances))
+    own, *nuisances = (
+        find(subject.policy, "mean-difference", positive=one, negative=subject.negative, site=subject.tried)
+        for one in (subject.positive, *subject.offers["nuisances"])
+    )
+    return pushes(subject, find(subject.policy, "purified", direction=own, nuisances=nuisances))
 
 
 def conceptor(subject: Subject) -> Family:

@@ -360,7 +360,7 @@ def test_candidates_of_a_language_come_from_all_methods_and_tell_the_null_test(b
 def test_texts_are_kept_and_not_written_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = ["pressed blue", "pressed green , got 12 points"]
     first = bench.write(prompts, 6)
-    monkeypatch.setattr(bench, "_decoded", lambda *rest: pytest.fail("written again"))
+    monkeypatch.setattr(bench, "decoded", lambda *rest: pytest.fail("written again"))
     pd.testing.assert_frame_equal(first, bench.write(prompts, 6))
     assert list(first["n_tokens"] <= 6) == [True, True]
 
