@@ -213,6 +213,7 @@ def _figures(subject: Subject, table: pd.DataFrame) -> list[Figure]:
     lost = shown.assign(
         effect=shown["value"], damage=-shown["success_change"], damage_low=-shown["success_high"],
         damage_high=-shown["success_low"],
+        name=shown["name"].where(shown["shown"] & ~shown["broken"] | (shown["name"] == REFERENCE), ""),  # all would hide each other
     )  # fmt: skip
     scatter = plots.effect_and_damage(
         lost, label=label, damage_label="lost success", title="effect and what it costs", joined=False
@@ -222,5 +223,5 @@ def _figures(subject: Subject, table: pd.DataFrame) -> list[Figure]:
     )
     return [
         Figure("ranking", bars, "Paired with the unsteered policy; BCa 95 % intervals. Those that break it stand last.", told),
-        Figure("effect-success", scatter, "Every row: its effect, and the success it costs.", told),
+        Figure("effect-success", scatter, "Effects and what success they cost; named: shown, not breaking.", told),
     ]  # fmt: skip
