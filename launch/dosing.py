@@ -23,7 +23,7 @@ from steer_agents.evaluation.dose import Dose, dose
 from steer_agents.evaluation.dose_curve import Curve
 from steer_agents.evaluation.judging.doses import judged, way
 from steer_agents.finding.controls import controls
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.runs import jsonable, write_bytes, write_json, write_table
 from steer_agents.steerer import Part
 from steer_agents.strength import Strength

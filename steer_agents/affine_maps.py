@@ -18,7 +18,8 @@ import torch
 from policies.errors import BadInput, NonFinite
 from steer_agents import kept
 from steer_agents.fingerprint import data_fingerprint
-from steer_agents.interventions import Intervention, affine
+from steer_agents.intervention import Intervention
+from steer_agents.interventions import affine
 from steer_agents.sites import Site, site_from
 from steer_agents.strength import Strength
 

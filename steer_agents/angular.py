@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from policies.errors import NonFinite
-from steer_agents.interventions import _Directed, rotate
+from steer_agents.intervention import Directed
+from steer_agents.interventions import rotate
 
 
 def rotate_to(
@@ -35,7 +36,7 @@ def rotate_to(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RotateTo(_Directed):
+class RotateTo(Directed):
     """Turn to an absolute angle in the direction's plane; strength 1 turns all the way.
 
     Args:

@@ -23,7 +23,7 @@ import torch
 
 from policies.errors import BadInput
 from steer_agents.direction import Direction
-from steer_agents.interventions import _Directed
+from steer_agents.intervention import Directed
 
 INFO = "conceptor"
 _EDGE = 1e-9
@@ -130,7 +130,7 @@ def soft_project(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftProject(_Directed):
+class SoftProject(Directed):
     """Pass the activation through a conceptor; strength 1 passes all of it, h -> C h.
 
     Source: soft projections of activations, inspired by COAST, arXiv 2605.17144 (abstract only); the matrices are those of

@@ -39,7 +39,8 @@ from steer_agents.baking import bake
 from steer_agents.capture import Batch
 from steer_agents.direction import Direction
 from steer_agents.finding.contrast import batches_of
-from steer_agents.interventions import Ablate, Add, Intervention
+from steer_agents.intervention import Intervention
+from steer_agents.interventions import Ablate, Add
 from steer_agents.sites import Location, Site, Steerable, read, resolve, steerable
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength

@@ -25,7 +25,7 @@ from steer_agents.strength import Strength
 if TYPE_CHECKING:
     from steer_agents.evaluation.dose import Dose
     from steer_agents.evaluation.dose_curve import Curve
-    from steer_agents.interventions import Intervention
+    from steer_agents.intervention import Intervention
 
 _ROUNDING = 1e-6
 

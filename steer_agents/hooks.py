@@ -16,7 +16,8 @@ from torch import nn
 from policies.base import Context
 from policies.errors import BadInput, NonFinite, WrongWidth
 from steer_agents.gates import Weight
-from steer_agents.interventions import Add, Intervention
+from steer_agents.intervention import Intervention
+from steer_agents.interventions import Add
 from steer_agents.sites import Location, by_row, head_columns, read, written
 from steer_agents.tokens import Pass, per_row
 

@@ -22,7 +22,7 @@ from policies.errors import BadInput, NonFinite, WrongWidth
 from steer_agents import kept
 from steer_agents.direction import Direction
 from steer_agents.fingerprint import data_fingerprint
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.sites import Site, site_from
 from steer_agents.strength import Strength
 

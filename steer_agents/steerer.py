@@ -33,7 +33,8 @@ from policies.generative import SamplingPart
 from steer_agents.dosed import warn_outside
 from steer_agents.fingerprint import differences, model_fingerprint
 from steer_agents.hooks import Edit, SiteHook, Tap, amount
-from steer_agents.interventions import Intervention, LogitMix
+from steer_agents.intervention import Intervention
+from steer_agents.interventions import LogitMix
 from steer_agents.sites import Site, Steerable, resolve, steerable, submodule
 from steer_agents.strength import Strength, check_value
 from steer_agents.tokens import Pass, PassTracker, declared_pass

@@ -24,7 +24,8 @@ import torch
 from policies.errors import BadInput
 from steer_agents.direction import Direction
 from steer_agents.gates import ALWAYS, Gate
-from steer_agents.interventions import Intervention, LogitMix, _Directed
+from steer_agents.intervention import Directed, Intervention
+from steer_agents.interventions import LogitMix
 from steer_agents.sites import Site
 
 
@@ -45,7 +46,7 @@ def departure(h: torch.Tensor, v: torch.Tensor, s: torch.Tensor) -> torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisualAdd(_Directed):
+class VisualAdd(Directed):
     """Push along the direction as a share of each token's norm, up to twice as hard where it points away; norms are kept."""
 
     invariants = ("norm kept",)

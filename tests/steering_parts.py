@@ -16,18 +16,8 @@ from steer_agents.capture import Reader
 from steer_agents.conceptors import SoftProject
 from steer_agents.direction import Direction
 from steer_agents.gates import ALWAYS, Gate
-from steer_agents.interventions import (
-    Ablate,
-    Add,
-    Affine,
-    Cap,
-    Clamp,
-    Intervention,
-    LogitMix,
-    NormKeptAdd,
-    Rotate,
-    SetNeurons,
-)
+from steer_agents.intervention import Intervention
+from steer_agents.interventions import Ablate, Add, Affine, Cap, Clamp, LogitMix, NormKeptAdd, Rotate, SetNeurons
 from steer_agents.routed import Bank, Routed, Stage
 from steer_agents.sae.edits import SaeClamp, SaeShift
 from steer_agents.sae.model import Form, Sae, Weights

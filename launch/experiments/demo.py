@@ -20,7 +20,7 @@ from launch.experiments.vla_sides import GATES
 from policies.flow.files import NOISE_POLICIES
 from steer_agents.direction import Direction
 from steer_agents.finding.controls import permuted_like, random_like
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.noise.check import RandomNoise
 from steer_agents.noise.maps import Full
 from steer_agents.noise.noise_policy import NoisePolicy

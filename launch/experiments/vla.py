@@ -27,7 +27,8 @@ from steer_agents.direction import Direction
 from steer_agents.evaluation.compare import Comparison, compare
 from steer_agents.evaluation.open_loop import OpenLoop, open_loop
 from steer_agents.finding import find
-from steer_agents.interventions import Add, Intervention
+from steer_agents.intervention import Intervention
+from steer_agents.interventions import Add
 from steer_agents.runs import write_table
 from steer_agents.sites import Site
 from steer_agents.steerer import steer

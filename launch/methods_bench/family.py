@@ -11,7 +11,8 @@ from policies.errors import BadInput
 from steer_agents import sites
 from steer_agents.direction import Direction
 from steer_agents.gates import Gate
-from steer_agents.interventions import Add, Intervention
+from steer_agents.intervention import Intervention
+from steer_agents.interventions import Add
 from steer_agents.steerer import steer
 from steer_agents.strength import Strength
 

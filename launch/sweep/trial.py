@@ -33,7 +33,7 @@ from policies.errors import BadInput, nearest
 from steer_agents import recipe as recipes
 from steer_agents.direction import Direction
 from steer_agents.finding.controls import neurons_like, permuted_like, random_like
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.recipe import Recipe
 from steer_agents.steerer import Part
 

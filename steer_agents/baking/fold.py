@@ -22,7 +22,8 @@ from policies.base import Home, SiteMap
 from policies.errors import BadInput, NotBakeable
 from steer_agents.baking.handle import Handle, check_model, is_linear, matrix
 from steer_agents.hooks import Edit
-from steer_agents.interventions import Add, Intervention, LogitMix
+from steer_agents.intervention import Intervention
+from steer_agents.interventions import Add, LogitMix
 from steer_agents.sites import Location, Steerable, head_columns, resolve, steerable, submodule
 from steer_agents.steerer import Steerer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.errors import BadInput
 from steer_agents.guidance.guidance import RewardGuidance
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.recipe.parts import RecipePart
 from steer_agents.steerer import Attached
 

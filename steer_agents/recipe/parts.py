@@ -23,7 +23,7 @@ from steer_agents.guidance import language
 from steer_agents.guidance.guidance import FeynmanKac, Repulsion, RewardGuidance
 from steer_agents.guidance.prediction import Kinematics
 from steer_agents.guidance.scene import SceneReader, fixed, from_infos
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.noise.maps import NoiseMap, from_description
 from steer_agents.noise.noise_policy import NoisePolicy
 from steer_agents.noise.parts import BestOfN, ConstantNoise

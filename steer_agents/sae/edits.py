@@ -26,7 +26,7 @@ import torch
 from policies.errors import BadInput, NonFinite
 from steer_agents import kept
 from steer_agents.direction import Direction
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.sae import files
 from steer_agents.sae.model import NORMS, Form, Sae, Weights, encode, moved
 from steer_agents.sites import Site

@@ -29,7 +29,7 @@ from steer_agents import capture, kept
 from steer_agents.artifacts import site_from
 from steer_agents.finding.contrast import batches_of
 from steer_agents.fingerprint import data_fingerprint, model_fingerprint
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.sites import Site, Steerable
 from steer_agents.strength import Strength
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import steer_agents as sa
 from policies.errors import BadInput, NonFinite, WrongModel, WrongWidth
 from steer_agents.direction import Direction
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.routed import Stage
 from steer_agents.sae.model import Sae, Weights
 from steer_agents.sites import Site
@@ -209,10 +210,9 @@ def cases(draw: st.DrawFn, name: str) -> Case:
 
 
 def test_every_declared_invariant_has_a_check_and_every_intervention_declares_some() -> None:
-    classes = {c for c in Intervention.__subclasses__() if not c.__name__.startswith("_")}
-    classes |= {
-        c for base in Intervention.__subclasses__() if base.__name__.startswith("_") for c in base.__subclasses__()
-    }
+    below = Intervention.__subclasses__()
+    below += [c for base in below for c in base.__subclasses__()]
+    classes = {c for c in below if not inspect.isabstract(c)}
     assert {c.__name__ for c in classes} == set(MAKE)
     for cls in classes:
         assert cls.invariants, cls

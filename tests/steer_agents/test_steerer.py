@@ -30,7 +30,7 @@ from policies.mlp import MLP, MLPConfig, MLPPolicy
 from policies.site_maps import site_map_for
 from steer_agents.direction import Direction
 from steer_agents.fingerprint import model_fingerprint
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.sites import Site, steerable
 from steer_agents.strength import Strength
 from steer_agents.training.mentor import RuleBank

@@ -24,7 +24,7 @@ from steer_agents.baking import bake
 from steer_agents.capture import Reader, moments, stream
 from steer_agents.direction import Direction
 from steer_agents.doctor import examine
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.sites import Site, resolve, steerable
 
 KINDS = ("smolvla", "pi0", "pi05", "pi0_fast", "diffusion", "act")

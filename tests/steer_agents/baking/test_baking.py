@@ -13,7 +13,7 @@ from tiny_models import LANGUAGE, TINY, TOKENLESS, WIDTH, inputs, outputs, tiny
 import steer_agents as sa
 from policies.errors import BadInput, NotBakeable, WrongModel, WrongWidth
 from steer_agents.fingerprint import model_fingerprint
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.sites import Site, iter_kinds, resolve, steerable
 
 model_of = functools.cache(tiny)

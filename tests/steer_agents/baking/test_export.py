@@ -15,7 +15,7 @@ import steer_agents as sa
 from policies.errors import BadInput, NotBakeable
 from steer_agents.baking.export import export
 from steer_agents.baking.steer2edit import steer2edit
-from steer_agents.interventions import Intervention
+from steer_agents.intervention import Intervention
 from steer_agents.sites import Site
 
 
