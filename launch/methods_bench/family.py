@@ -38,7 +38,7 @@ class Ladder:
             )
 
 
-DOUBLING = Ladder((0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 1.0)
+DOUBLING = Ladder((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), 1.0)
 """In natural displacements."""
 
 

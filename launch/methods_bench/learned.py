@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from launch.methods_bench.family import DOUBLING, Family, Ladder, Layer, parts
-from launch.methods_bench.found import saes
 from launch.methods_bench.subject import Subject
 from steer_agents.affine_maps import Transport
 from steer_agents.gates import Gate
@@ -15,10 +16,11 @@ from steer_agents.learning import learn
 from steer_agents.learning.trainer import Settings
 from steer_agents.routed import Routed
 from steer_agents.sae.edits import SaeShift
+from steer_agents.sae.training import Plan
 from steer_agents.sites import Site
 from steer_agents.strength import Strength
 
-MULTIPLES = Ladder((0.5, 1.0, 2.0, 4.0, 8.0), 1.0)
+MULTIPLES = Ladder((0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), 1.0)
 """Of a projection that is set: m of CDAS."""
 
 
@@ -87,12 +89,15 @@ def cdas(subject: Subject) -> Family:
     return parts(subject, make, layers, ladder=MULTIPLES, unit="multiples of the projection")
 
 
+def preferring(subject: Subject, learning_rate: float) -> dict[str, Any]:
+    """What both methods that learn from preferences are given."""
+    return {"triples": subject.offers["preferences"], "settings": steps(80, learning_rate, 4)(subject)}
+
+
 def bipo(subject: Subject) -> Family:
     """One vector learned from preferences, at the last layer that is tried; multiples of it."""
     where = Site("block_output", subject.layers[-1])
-    found = learn(
-        subject.policy, "bipo", triples=subject.offers["preferences"], site=where, settings=steps(40, 0.03, 4)(subject)
-    )
+    found = learn(subject.policy, "bipo", site=where, **preferring(subject, 0.01))
 
     def make(layer: Layer, multiplier: float, gate: Gate) -> Add:
         return Add(found, strength=Strength(multiplier, "beta"), site=where, gate=gate)
@@ -101,12 +106,15 @@ def bipo(subject: Subject) -> Family:
 
 
 def yapo(subject: Subject) -> Family:
-    """The same in the code of an SAE."""
-    layer = subject.layers[-1]
-    where = replace(subject.site("block_output"), layer=layer)
-    found: SaeShift = learn(
-        subject.policy, "yapo", triples=subject.offers["preferences"], sae=saes(subject)[layer], settings=steps(40, 0.03, 4)(subject)
+    """The same in the code of an SAE, which has seen all tokens of those answers."""
+    where = Site("block_output", subject.layers[-1])
+    triples = subject.few(subject.offers["preferences"], 64)
+    read = [torch.tensor([[*one.prompt, *answer]]) for one in triples for answer in (one.chosen, one.rejected)]
+    sae = learn(
+        subject.policy, "sae", inputs=[{"input_ids": ids} for ids in read], site=where, plan=Plan(512, k=16),
+        settings=Settings(20 if subject.quick else 600, 3e-3, 256, evaluate_every=20),
     )  # fmt: skip
+    found: SaeShift = learn(subject.policy, "yapo", sae=sae, **preferring(subject, 0.03))
 
     def make(layer: Layer, multiplier: float, gate: Gate) -> SaeShift:
         return replace(found, strength=multiplier, site=where, gate=gate)

@@ -82,7 +82,7 @@ def subject(asked: Asked) -> Subject:
             ],
             "behaviour": {"scenes": plain, "values": [float(n) for n in written[""]["n_tokens"]]},
             "responses": (teacher, [text or "." for text in own]),
-            "preferences": triples_of(policy.tokenizer, [(plain[i], teacher[i], own[i]) for i in told]),
+            "preferences": triples_of(policy.tokenizer, preferred(policy, plain, written[BRIEFLY], written[AT_LENGTH])),
             "attribution": {
                 "inputs": [plain[told[i]] for i in split],
                 "preferred": [ends[i][0] for i in split],
@@ -106,6 +106,13 @@ def _answers(bench: Bench, facts: list[data.Fact], trial: Trial) -> pd.DataFrame
     table = pd.DataFrame(rows)
     right = [float(holds_answer(text, fact.answer)) for text, fact in zip(table["text"], facts, strict=True)]
     return table.assign(seed=range(len(table)), tokens=table["n_tokens"].astype(float), success=right, errored=False)
+
+
+def preferred(policy: Any, prompts: list[str], brief: pd.DataFrame, long: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Own answers for both sides, with their ends: what is preferred is then how long they are, not what they say."""
+    whole = [one["text"] + one["finished"].map({True: policy.tokenizer.eos_token, False: ""}) for one in (brief, long)]
+    answers = zip(prompts, *whole, brief["text"], long["text"], strict=True)
+    return [(prompt, short, wordy) for prompt, short, wordy, *texts in answers if all(texts) and short != wordy]
 
 
 def _first_ids(policy: Any, prompt: str, *texts: str) -> list[int]:

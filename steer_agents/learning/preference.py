@@ -62,7 +62,12 @@ class Triple:
 
 
 def triples_of(tokenizer: Any, texts: Sequence[tuple[str, str, str]]) -> list[Triple]:
-    """Triples of (prompt, chosen, rejected) texts, through a Hugging Face tokenizer: `triples_of(policy.tokenizer, ...)`."""
+    """Triples of (prompt, chosen, rejected) texts, through a Hugging Face tokenizer: `triples_of(policy.tokenizer, ...)`.
+
+    Where an answer ends is a preference only if its end is in it: write `text + policy.tokenizer.eos_token` for an answer that is
+    complete. A brevity vector learned without ends learns what short answers say instead of stopping (measured in
+    `launch/methods_bench/RESULTS.md`).
+    """
 
     def ids(text: str, special: bool) -> tuple[int, ...]:
         return tuple(tokenizer(text, add_special_tokens=special)["input_ids"])

@@ -151,7 +151,7 @@ def test_a_planted_concept_is_found_chosen_and_beats_its_controls(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("breaks_at", "tried"),
-    [(100.0, [2, 4, 8]), (3.0, [2, 4, math.sqrt(8)]), (0.8, [0.5, math.sqrt(0.5)]), (0.1, [0.5, 0.25])],
+    [(100.0, [2, 4, 8, 16, 32]), (3.0, [2, 4, math.sqrt(8)]), (0.8, [0.5, math.sqrt(0.5)]), (0.1, [0.5, 0.25])],
 )
 def test_a_ladder_is_climbed_until_it_breaks_and_down_until_it_does_not(breaks_at: float, tried: list[float]) -> None:
     seen: list[float] = []

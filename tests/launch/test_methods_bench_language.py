@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from launch.experiments import methods_bench
 from launch.experiments.base import Say
-from launch.methods_bench import protocol, subjects
+from launch.methods_bench import protocol, subjects, texts
 from launch.methods_bench.run import UNSTEERED, ZERO, compare_all
 from launch.methods_bench.subject import Asked, Subject, Trial
 from launch.methods_bench.table import REFERENCE, entry_of
@@ -57,6 +59,16 @@ def test_a_brevity_subject_offers_its_own_texts(tiny_llm: str, tmp_path: Path) -
         subject.offers["attribution"]["preferred"], subject.offers["attribution"]["dispreferred"], strict=True
     ):
         assert yes != no
+
+
+def test_preferred_answers_are_own_ones_with_their_ends() -> None:
+    agent = SimpleNamespace(tokenizer=SimpleNamespace(eos_token="<end>"))
+    brief = pd.DataFrame({"text": ["Yes.", "", "Same", "No."], "finished": [True, True, False, True]})
+    wordy = pd.DataFrame({"text": ["Yes, as", "A", "Same", "No, not."], "finished": [False, True, False, True]})
+    pairs = texts.preferred(agent, ["a", "b", "c", "d"], brief, wordy)
+    assert pairs == [("a", "Yes.<end>", "Yes, as"), ("d", "No.<end>", "No, not.<end>")], (
+        "none is empty, none its own rival"
+    )
 
 
 def test_an_exploring_subject_starts_locked_in_and_its_offers_fit(tiny_llm: str, tmp_path: Path) -> None:
