@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 def nearest(name: object, allowed: Iterable[object]) -> str:
     """Return "; did you mean 'x'? Allowed: a, b, c" for an unknown `name`, nearest spelling first."""
-    options = [str(option) for option in allowed]
+    options = list(dict.fromkeys(map(str, allowed)))
     close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Allowed: {', '.join(options) or '(none)'}"

@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 
 import envs
-import policies
 from envs.bandits.metrics import episode_measures
 from launch.experiments.base import Figure, Outcome, Say, settings_key
 from launch.experiments.east import Bench, Choice, EastSettings, choose, controls_of
+from launch.experiments.llm.model import language_model
 from steer_agents.decisions import Temperature
 from steer_agents.direction import Direction
 from steer_agents.evaluation import plots
@@ -111,7 +111,7 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         costs += [test_cost] * (n_conditions + 4 * (n_arms in s.ablations))
     say.plan(costs)
     say.stage(f"loading {s.policy}")
-    policy = policies.load(s.policy)
+    policy = language_model(s.policy, "east-lockin")
     parts = [_one(policy, n_arms, s, folder, say) for n_arms in s.arms]
     episodes = pd.concat([part.episodes for part in parts], ignore_index=True)
     return Outcome(

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import policies
 from launch.experiments.base import Figure, Outcome, Say
 from launch.experiments.east import Bench, Choice, EastSettings, choose, controls_of, shift_of
+from launch.experiments.llm.model import language_model
 from steer_agents.decisions import Temperature
 from steer_agents.direction import Direction
 from steer_agents.evaluation import plots
@@ -130,7 +130,7 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
         costs += [s.train_runs * n_arms, s.validation_runs * 9, s.test_runs * n_arms * n_conditions]
     say.plan(costs)
     say.stage(f"loading {s.policy}")
-    policy = policies.load(s.policy)
+    policy = language_model(s.policy, "east-offline")
     parts = [_one(policy, n_arms, s, folder, say) for n_arms in s.arms]
     return Outcome(
         title="EAST on held-out prompts",

@@ -18,14 +18,13 @@ from typing import Any
 
 import pandas as pd
 
-import policies
 from launch.experiments.base import Outcome, Say
 from launch.experiments.llm import brevity, language, sentiment, styles
 from launch.experiments.llm.bench import Bench
+from launch.experiments.llm.model import language_model
 from launch.experiments.llm.settings import Settings, settings
 from launch.experiments.llm.study import Effect, Findings, Study, study
 from policies.errors import BadInput
-from policies.llm_agent.agent import LLMAgent
 
 __all__ = ["Settings", "run", "settings"]
 
@@ -57,9 +56,7 @@ def effects(bench: Bench, s: Settings, folder: Path, notes: list[str], told: dic
 
 def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Every effect's study, in one outcome."""
-    policy = policies.load(s.policy)
-    if not isinstance(policy, LLMAgent):
-        raise BadInput(f"llm-effects needs a language model such as llm:smollm2-135m, got {s.policy!r}.")
+    policy = language_model(s.policy, "llm-effects")
     bench = Bench(policy, folder / "texts")
     notes: list[str] = []
     told: dict[str, Any] = {}

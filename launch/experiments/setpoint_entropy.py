@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 
 import envs
-import policies
 from envs.bandits.metrics import episode_measures
 from launch.experiments.base import Figure, Outcome, Say, settings_key
 from launch.experiments.east import Bench, EastSettings
+from launch.experiments.llm.model import language_model
 from launch.experiments.setpoint_plots import achieved_plot
 from steer_agents.control import tuning
 from steer_agents.control.hold import Hold
@@ -154,7 +154,7 @@ def run(s: Settings, folder: Path, say: Say) -> Outcome:
     """Learn the direction, measure the dose curves, ask for entropies."""
     n_conditions = 2 * (len(s.by_east) + len(s.by_temperature)) + 2
     say.plan([s.train_runs * s.n_arms, s.validation_runs * len(s.alphas), *[3 * s.episodes] * n_conditions])
-    policy = policies.load(s.policy)
+    policy = language_model(s.policy, "setpoint-entropy")
     bench = Bench(policy, s.n_arms, s)
     found = levers(bench, s, folder, say)
     tables: dict[str, pd.DataFrame] = {}

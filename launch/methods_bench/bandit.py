@@ -14,10 +14,10 @@ import gymnasium as gym
 import pandas as pd
 
 import envs
-import policies
 from envs.bandits import TEXT_IDS
 from envs.bandits.metrics import episode_measures
 from launch.experiments.east import Bench, EastSettings, prompts_of
+from launch.experiments.llm.model import language_model
 from launch.methods_bench import protocol
 from launch.methods_bench.subject import Asked, Attach, Subject, Trial
 from policies.errors import UnknownName, nearest
@@ -48,7 +48,7 @@ def subject(asked: Asked) -> Subject:
     if env not in TEXT_IDS:
         raise UnknownName(f"methods compare: environment {env!r} is unknown{nearest(env, TEXT_IDS)}")
     n_arms = int(TEXT_IDS[env]["n_arms"])
-    policy: Any = policies.load(asked.policy, **asked.load)
+    policy: Any = language_model(asked.policy, "the concept 'explore'", asked.load)
     settings = EastSettings(asked.policy, (n_arms,), train_runs=asked.finding, steps=max(ASKED_AT) + 1)
     bench = Bench(policy, n_arms, settings)
     histories = bench.spread("train", asked.finding)

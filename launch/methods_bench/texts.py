@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-import policies
 from launch.experiments.llm import data
 from launch.experiments.llm.bench import Bench
 from launch.experiments.llm.measures import holds_answer
+from launch.experiments.llm.model import language_model
 from launch.methods_bench import protocol
 from launch.methods_bench.subject import Asked, Subject, Trial
 from policies.llm_agent.prompts import tokenize
@@ -31,7 +31,7 @@ DEPTHS = (1 / 3, 1 / 2)
 
 def subject(asked: Asked) -> Subject:
     """Let the model answer in three wordings, and offer what can be made of that."""
-    policy: Any = policies.load(asked.policy, **asked.load)
+    policy: Any = language_model(asked.policy, "the concept 'brief'", asked.load)
     bench = Bench(policy, asked.folder)
     facts = data.facts("finding", asked.finding)
     written = {wish: bench.write([fact.prompt for fact in facts], MOST, wish=wish) for wish in ("", BRIEFLY, AT_LENGTH)}

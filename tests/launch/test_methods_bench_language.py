@@ -17,7 +17,7 @@ from launch.methods_bench import protocol, subjects, texts
 from launch.methods_bench.run import UNSTEERED, ZERO, compare_all
 from launch.methods_bench.subject import Asked, Subject, Trial
 from launch.methods_bench.table import REFERENCE, entry_of
-from policies.errors import UnknownName
+from policies.errors import BadInput, UnknownName
 
 
 def made(concept: str, policy: str, folder: Path, **changed: Any) -> Subject:
@@ -93,6 +93,12 @@ def test_sizes_are_those_of_the_concept_unless_asked_for() -> None:
     assert (brief.policy, brief.test, brief.tasks) == ("llm:smollm2-135m", 7, ())
     with pytest.raises(UnknownName, match="explore"):
         methods_bench.complete(replace(full, concept="explor"))
+
+
+@pytest.mark.parametrize("name", ["brief", "explore"])
+def test_a_policy_that_is_no_language_model_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=f"'{name}' needs a language model, got 'tiny-vla'"):
+        made(name, "tiny-vla", tmp_path)
 
 
 def test_methods_for_other_concepts_say_so(tiny_llm: str, tmp_path: Path) -> None:
