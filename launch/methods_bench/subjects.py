@@ -42,7 +42,7 @@ _LOCKED_IN = ("SteerAgents/BanditLockIn5-v0",)
 
 CONCEPTS: dict[str, Concept] = {
     **dict.fromkeys(vla.ADVERBS, _ADVERB),
-    "brief": Concept(texts.subject, "llm:smollm2-135m", Sizes((), 32, 12, 32), Sizes((), 8, 3, 4)),
+    "brief": Concept(texts.subject, "llm:smollm2-135m", Sizes((), 32, 32, 32), Sizes((), 8, 3, 4)),
     "explore": Concept(bandit.subject, "llm:smollm2-135m", Sizes(_LOCKED_IN, 12, 6, 20), Sizes(_LOCKED_IN, 6, 2, 4)),
 }
 """Concept -> its row; further domains add theirs here."""
