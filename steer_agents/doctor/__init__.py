@@ -17,7 +17,8 @@
 | memory | many steered calls leave nothing behind |
 
 Bit-identity is exact equality of the outputs at real tokens (padding means nothing). Where rounding enters (another
-batch size, folded weights, a cache), outputs may differ by a share of the largest one, see `TOLERANCE`.
+batch size, folded weights, a cache), outputs may differ by a share of the largest one, see
+`patient.TOLERANCE`.
 """
 
 from __future__ import annotations
